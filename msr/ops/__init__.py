@@ -1,0 +1,21 @@
+"""Ops: tensors in, tensors out. Each has a PyTorch reference that defines it, and compiled kernels where those are faster."""
+
+import torch
+
+import msr._extension as _extension  # noqa: F401  (first: its kernels override the references registered below)
+from msr.ops.flow_warp import flow_warp, flow_warp_reference
+
+__all__ = ["flow_warp", "flow_warp_reference", "kernels"]
+
+
+def kernels() -> dict[str, tuple[str, ...]]:
+    """Return for each op the backends that have a compiled kernel; on any other its reference runs.
+
+    Example:
+        >>> from msr.ops import kernels
+        >>> sorted(kernels())[0].startswith("msr::")
+        True
+    """
+    names = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith("msr::"))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {name: tuple(key for key in ("CPU", "CUDA") if has_kernel(name, key)) for name in names}
