@@ -1,0 +1,86 @@
+"""PSNR and SSIM, in the spaces and with the borders that super-resolution papers use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """Y of BT.601 limited range, as MATLAB's ``rgb2ycbcr``: ``(.., 3, H, W)`` in [0, 1] to ``(.., 1, H, W)`` in [16, 235] / 255.
+
+    Example:
+        >>> round(float(luma(torch.ones(3, 1, 1))) * 255)
+        235
+    """
+    if rgb.shape[-3] != 3:
+        raise ValueError(f"luma expects (.., 3, H, W), got {tuple(rgb.shape)}")
+    weight = rgb.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1)
+    return ((rgb * weight).sum(dim=-3, keepdim=True) + 16.0) / 255.0
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Round to the 256 levels of an 8-bit picture and clip to [0, 1], as a result saved to a file is."""
+    return x.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
+
+
+def _cropped(a: Tensor, b: Tensor, crop: int) -> tuple[Tensor, Tensor]:
+    if a.shape != b.shape:
+        raise ValueError(f"pictures must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if crop:
+        a, b = (t[..., crop:-crop, crop:-crop] for t in (a, b))
+    if a.numel() == 0:
+        raise ValueError(f"nothing is left of the pictures after cropping {crop} pixels")
+    return a.double(), b.double()
+
+
+def psnr(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
+    """Peak signal-to-noise ratio in decibels of pictures with range 1; infinite where they are equal.
+
+    Args:
+        a: ``(.., C, H, W)`` in [0, 1].
+        b: the same shape.
+        crop: pixels left out at each border.
+
+    Example:
+        >>> round(psnr(torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.1)), 2)
+        20.0
+    """
+    a, b = _cropped(a, b, crop)
+    error = float(torch.mean((a - b) ** 2))
+    return math.inf if error == 0.0 else -10.0 * math.log10(error)
+
+
+def ssim(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, range 1, mean over pixels and channels.
+
+    Args:
+        a: ``(.., C, H, W)`` in [0, 1], at least 11 pixels high and wide after the crop.
+        b: the same shape.
+        crop: pixels left out at each border.
+
+    Example:
+        >>> ssim(torch.ones(3, 16, 16), torch.ones(3, 16, 16))
+        1.0
+    """
+    a, b = _cropped(a, b, crop)
+    a, b = (t.reshape(-1, 1, *t.shape[-2:]) for t in (a, b))
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"ssim needs at least 11x11 pixels, got {a.shape[-2]}x{a.shape[-1]}")
+    x = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
+    g = torch.exp(-(x**2) / (2 * 1.5**2))
+    g = g / g.sum()
+
+    def smooth(t: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(t, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
+
+    mean_a, mean_b = smooth(a), smooth(b)
+    var_a = smooth(a * a) - mean_a**2
+    var_b = smooth(b * b) - mean_b**2
+    cov = smooth(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    score = ((2 * mean_a * mean_b + c1) * (2 * cov + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return float(score.mean())

@@ -1,0 +1,131 @@
+"""Architectures, the names of the models that ship, and loading."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from msr.errors import InputError
+from msr.models.burst import BurstModel
+from msr.models.image import ImageModel
+from msr.models.video import VideoModel
+
+__all__ = [
+    "ARCHITECTURES",
+    "BurstModel",
+    "ImageModel",
+    "ModelCard",
+    "VideoModel",
+    "available_models",
+    "build_model",
+    "load_model",
+    "save_model",
+]
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"image": ImageModel, "video": VideoModel, "burst": BurstModel}
+
+# What a weights file may ask for: a stranger's file must not make us build a network of any size.
+_LIMITS = {"scale": 4, "channels": 512, "blocks": 256, "offset_groups": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What is known of weights that ship: how they were trained and what they reach."""
+
+    name: str
+    kind: str
+    scale: int
+    phase: str
+    parameters: int
+    degradation: str
+    data: str
+    steps: int
+    figures: dict[str, float]
+    license: str
+
+
+def _weights_folder() -> Path:
+    return Path(str(resources.files("msr"))) / "weights"
+
+
+def available_models() -> list[ModelCard]:
+    """The cards of the models whose weights ship with the package, by name."""
+    cards = []
+    for path in sorted(_weights_folder().glob("*.json")):
+        if path.with_suffix(".safetensors").is_file():
+            cards.append(ModelCard(**json.loads(path.read_text())))
+    return cards
+
+
+def build_model(kind: str, arguments: dict[str, Any]) -> nn.Module:
+    """An untrained model: ``kind`` is ``"image"``, ``"video"`` or ``"burst"``, ``arguments`` those of its class."""
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"model kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
+    for name, limit in _LIMITS.items():
+        value = arguments.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise ValueError(f"model argument {name} must be a whole number from 1 to {limit}, got {value!r}")
+    try:
+        return ARCHITECTURES[kind](**arguments)
+    except TypeError as error:
+        raise ValueError(f"model kind {kind!r} does not take the arguments {arguments}") from error
+
+
+def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Path, *, half: bool = True) -> None:
+    """Write weights and what is needed to rebuild the model as safetensors, float16 unless ``half`` is false."""
+    state = {k: v.detach().cpu().to(torch.float16 if half else torch.float32) for k, v in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.part")
+    metadata = {"msr": json.dumps({"kind": kind, "arguments": arguments})}
+    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def load_model(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a model that ships with msr, or one from a weights file, ready for inference.
+
+    Args:
+        name: a name that `available_models` lists, or the path of a ``.safetensors`` file that ``msr train`` wrote.
+        device: where to put it.
+        dtype: of its weights; pictures go in and come out in their own dtype.
+
+    Returns:
+        The module in evaluation mode, with ``kind``, ``scale`` and ``phase`` as attributes.
+
+    Raises:
+        InputError: no such model or file, or the file is not a sound weights file.
+
+    Example:
+        >>> load_model("image-x4").scale
+        4
+    """
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        path = _weights_folder() / f"{name}.safetensors"
+        known = [card.name for card in available_models()]
+        if str(name) not in known:
+            raise InputError(f"unknown model {str(name)!r}: expected a .safetensors file or one of {', '.join(known)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            description = json.loads((file.metadata() or {}).get("msr", "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
+            raise ValueError("it does not say which msr model it holds")
+        model = build_model(str(description.get("kind")), description["arguments"])
+        for key, value in state.items():
+            if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"its tensor {key} is not of finite numbers")
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":.")
+        raise InputError(f"{path}: not a sound weights file: {reason}") from error
+    return model.requires_grad_(False).to(device=device, dtype=dtype).eval()

@@ -1,0 +1,107 @@
+"""Burst super-resolution: several frames of one scene, in any order, to one picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
+from msr.nn.flow import FlowNetwork
+from msr.nn.resize import Phase, resize
+from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.ops import flow_warp
+
+
+class BurstModel(nn.Module):
+    """A base frame and any number of others to one picture ``scale`` times as large.
+
+    Each frame's features are aligned to the base frame's, weighed per pixel and channel by a softmax over the frames (so that their
+    order does not matter), summed and added to the base frame's; an image model's trunk follows.
+
+    Source: the attention-weighted fusion of Deep Burst Super-Resolution (Bhat et al. 2021), over flow-guided deformable alignment.
+
+    Args:
+        scale: 2, 3 or 4.
+        phase: ``"centered"`` or ``"corner"``.
+        channels: width of all features; a multiple of ``offset_groups``.
+        blocks: residual blocks of the trunk.
+        offset_groups: of the deformable alignment.
+        upsampler: ``"subpixel"`` or ``"deconvolution"``.
+
+    Example:
+        >>> BurstModel(channels=8, blocks=1)(torch.rand(1, 3, 3, 16, 24)).shape
+        torch.Size([1, 3, 64, 96])
+    """
+
+    kind = "burst"
+
+    def __init__(
+        self,
+        scale: int = 4,
+        phase: Phase = "centered",
+        channels: int = 48,
+        blocks: int = 10,
+        offset_groups: int = 4,
+        upsampler: UpsamplerName = "subpixel",
+    ) -> None:
+        super().__init__()
+        if scale not in (2, 3, 4):
+            raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        if channels % offset_groups:
+            raise ValueError(f"channels must be a multiple of offset_groups, got {channels} and {offset_groups}")
+        self.scale = scale
+        self.phase: Phase = phase
+        self.flow = FlowNetwork()
+        self.head = conv3x3(3, channels)
+        self.encoder = nn.Sequential(*[ResidualBlock(channels, attention=False) for _ in range(2)])
+        self.align = FlowGuidedAlignment(channels, offset_groups)
+        self.doubt = Doubt(channels)
+        self.value1 = conv3x3(2 * channels + 4, channels)
+        self.value2 = conv3x3(channels, channels)
+        self.score = conv3x3(channels, channels, gain=0.1)
+        self.fuse1 = conv3x3(2 * channels, channels)
+        self.fuse2 = conv3x3(channels, channels, gain=0.0)
+        self.trunk = Trunk(channels, blocks)
+        self.upsampler = make_upsampler(upsampler, channels, scale)
+
+    def flows(self, frames: Tensor) -> Tensor:
+        """Flow of the base frame to each of the others, ``(B, N - 1, 2, H, W)``."""
+        others = frames[:, 1:]
+        base = frames[:, :1].expand_as(others)
+        return self.flow(base.flatten(0, 1), others.flatten(0, 1)).unflatten(0, others.shape[:2])
+
+    def _value(self, frame: Tensor, base: Tensor, encoded_base: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """What one frame says, and the logarithm of its weight: ``(B, C, H, W)`` each."""
+        encoded = self.encoder(self._encode(frame))
+        aligned = self.align(encoded, encoded_base, flow)
+        trust = self.doubt(aligned, encoded_base, (flow_warp(frame, flow) - base).abs())
+        x = torch.cat([aligned, encoded_base, flow_phase(flow).to(aligned.dtype)], dim=1)
+        x = F.leaky_relu(self.value1(x), 0.1)
+        return F.leaky_relu(self.value2(x), 0.1), self.score(x).float() + torch.log(trust.float() + 1e-4)
+
+    def _encode(self, frame: Tensor) -> Tensor:
+        return self.head((frame - 0.5).to(self.head.weight.dtype))
+
+    def forward(self, frames: Tensor, flows: Tensor | None = None) -> Tensor:
+        """``(B, N, 3, H, W)`` RGB in [0, 1], the base frame first, to ``(B, 3, sH, sW)``."""
+        base = frames[:, 0]
+        features = self._encode(base)
+        encoded_base = self.encoder(features)
+        zero = torch.zeros(base.shape[0], 2, *base.shape[-2:], device=base.device)
+        if frames.shape[1] > 1:
+            flows = self.flows(frames) if flows is None else flows
+        # A running softmax: memory does not grow with the number of frames.
+        total, weight, highest = torch.zeros((), device=base.device), torch.zeros((), device=base.device), None
+        for i in range(frames.shape[1]):
+            flow = zero if i == 0 or flows is None else flows[:, i - 1]
+            value, score = self._value(frames[:, i], base, encoded_base, flow)
+            top = score.detach() if highest is None else torch.maximum(highest, score.detach())
+            keep = 1.0 if highest is None else torch.exp(highest - top)
+            part = torch.exp(score - top)
+            total, weight, highest = total * keep + value.float() * part, weight * keep + part, top
+        mean = (total / weight).to(features.dtype)
+        fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat([mean, features], dim=1)), 0.1))
+        enlarged = resize(base, scale=self.scale, phase=self.phase)
+        return enlarged + self.upsampler(self.trunk(fused)).to(enlarged.dtype)

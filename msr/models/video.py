@@ -1,0 +1,137 @@
+"""Video super-resolution: one recurrent pass with a look-ahead of one frame, in constant memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
+from msr.nn.flow import FlowNetwork
+from msr.nn.resize import Phase, resize
+from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.ops import flow_warp
+
+
+class VideoState(NamedTuple):
+    """What the past leaves to the next frame."""
+
+    frame: Tensor  # the frame before, (B, 3, H, W)
+    features: Tensor  # its features after the trunk, (B, C, H, W)
+
+
+class VideoModel(nn.Module):
+    """Frames in, the same frames ``scale`` times as large out.
+
+    The features of the frame before (which hold all of the past) and of the frame after are aligned to the current frame by flow
+    and deformable convolution, doubted where they do not fit, and added to its features; an image model's trunk
+    follows. Without them it is an image model: fusion starts from zero.
+
+    Source: the recurrence of FRVSR (Sajjadi et al. 2018) and BasicVSR++ (Chan et al. 2022), made causal.
+
+    Args:
+        scale: 2, 3 or 4.
+        phase: ``"centered"`` or ``"corner"``.
+        channels: width of all features; a multiple of ``offset_groups``.
+        blocks: residual blocks of the trunk.
+        offset_groups: of the deformable alignment.
+        upsampler: ``"subpixel"`` or ``"deconvolution"``.
+
+    Example:
+        >>> VideoModel(channels=8, blocks=1)(torch.rand(1, 2, 3, 16, 24)).shape
+        torch.Size([1, 2, 3, 64, 96])
+    """
+
+    kind = "video"
+    lookahead = 1
+
+    def __init__(
+        self,
+        scale: int = 4,
+        phase: Phase = "centered",
+        channels: int = 48,
+        blocks: int = 10,
+        offset_groups: int = 4,
+        upsampler: UpsamplerName = "subpixel",
+    ) -> None:
+        super().__init__()
+        if scale not in (2, 3, 4):
+            raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        if channels % offset_groups:
+            raise ValueError(f"channels must be a multiple of offset_groups, got {channels} and {offset_groups}")
+        self.scale = scale
+        self.phase: Phase = phase
+        self.flow = FlowNetwork()
+        self.head = conv3x3(3, channels)
+        self.encoder = ResidualBlock(channels, attention=False)
+        self.align_past = FlowGuidedAlignment(channels, offset_groups)
+        self.align_next = FlowGuidedAlignment(channels, offset_groups)
+        self.doubt_past = Doubt(channels)
+        self.doubt_next = Doubt(channels)
+        self.fuse1 = conv3x3(3 * channels + 8 + 2, channels)
+        self.fuse2 = conv3x3(channels, channels, gain=0.0)
+        self.trunk = Trunk(channels, blocks)
+        self.upsampler = make_upsampler(upsampler, channels, scale)
+
+    def _encode(self, frame: Tensor) -> Tensor:
+        return self.head((frame - 0.5).to(self.head.weight.dtype))
+
+    def _advance(
+        self, frame: Tensor, future: Tensor, past: VideoState, flow_past: Tensor, flow_next: Tensor
+    ) -> tuple[Tensor, VideoState]:
+        """One frame, its flows known: all but the flow network."""
+        features = self._encode(frame)
+        ahead = self.encoder(self._encode(future))
+        from_past = self.align_past(past.features, features, flow_past)
+        from_next = self.align_next(ahead, features, flow_next)
+        trust_past = self.doubt_past(from_past, features, (flow_warp(past.frame, flow_past) - frame).abs())
+        trust_next = self.doubt_next(from_next, features, (flow_warp(future, flow_next) - frame).abs())
+        phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
+        parts = [features, from_past * trust_past, from_next * trust_next, phases, trust_past, trust_next]
+        fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat(parts, dim=1)), 0.1))
+        hidden = self.trunk(fused)
+        base = resize(frame, scale=self.scale, phase=self.phase)
+        return base + self.upsampler(hidden).to(base.dtype), VideoState(frame, hidden)
+
+    def _first_state(self, frame: Tensor) -> VideoState:
+        channels = self.head.weight.shape[0]
+        shape = (frame.shape[0], channels, *frame.shape[-2:])
+        return VideoState(frame, torch.zeros(shape, dtype=self.head.weight.dtype, device=frame.device))
+
+    def step(self, frame: Tensor, future: Tensor, state: VideoState | None = None) -> tuple[Tensor, VideoState]:
+        """Super-resolve one frame of a stream.
+
+        Args:
+            frame: ``(B, 3, H, W)`` RGB in [0, 1].
+            future: ``(B, 1, 3, H, W)``, the frame after it (at the end of a clip, ``frame`` again).
+            state: what the step before returned; ``None`` at the start of a clip.
+
+        Returns:
+            The result ``(B, 3, sH, sW)`` and the state for the next step.
+        """
+        state = self._first_state(frame) if state is None else state
+        ahead = future[:, 0]
+        flow_past, flow_next = self.flow(torch.cat([frame, frame]), torch.cat([state.frame, ahead])).chunk(2)
+        return self._advance(frame, ahead, state, flow_past, flow_next)
+
+    def flows(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow of each frame to the one before and to the one after (itself at the ends), ``(B, T, 2, H, W)`` each."""
+        before = torch.cat([clip[:, :1], clip[:, :-1]], dim=1)
+        after = torch.cat([clip[:, 1:], clip[:, -1:]], dim=1)
+        target = torch.cat([clip, clip]).flatten(0, 1)
+        flow = self.flow(target, torch.cat([before, after]).flatten(0, 1))
+        past, ahead = flow.unflatten(0, (2, clip.shape[0], clip.shape[1]))
+        return past, ahead
+
+    def forward(self, clip: Tensor, flows: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """``(B, T, 3, H, W)`` RGB in [0, 1] to ``(B, T, 3, sH, sW)``: the steps of a stream, their flows found at once."""
+        past, ahead = self.flows(clip) if flows is None else flows
+        out, state = [], self._first_state(clip[:, 0])
+        for t in range(clip.shape[1]):
+            future = clip[:, min(t + 1, clip.shape[1] - 1)]
+            frame, state = self._advance(clip[:, t], future, state, past[:, t], ahead[:, t])
+            out.append(frame)
+        return torch.stack(out, dim=1)

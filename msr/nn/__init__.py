@@ -1,0 +1,1 @@
+"""Modules made of ops: blocks, flow, alignment, upsampling."""

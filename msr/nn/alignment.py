@@ -1,0 +1,66 @@
+"""Bringing one frame's features onto another's pixels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msr.nn.blocks import conv3x3
+from msr.ops import deform_conv2d, flow_warp
+
+
+def flow_phase(flow: Tensor) -> Tensor:
+    """Where between the source's pixels each target pixel falls: ``(B, 2, H, W)`` to ``(B, 4, H, W)``.
+
+    Cosine and sine of the flow's fractional part, so that it has no jump. What a frame adds to another depends on it alone.
+    """
+    angle = 2.0 * math.pi * flow
+    return torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)
+
+
+class FlowGuidedAlignment(nn.Module):
+    """Sample features where the flow points, with learned offsets around it.
+
+    Source: the flow-guided deformable alignment of BasicVSR++ (Chan et al. 2022). Before training it is `flow_warp` by the flow.
+    ``x, reference (B, C, H, W)``, ``flow (B, 2, H, W)`` from the reference to ``x``; gives ``(B, C, H, W)``.
+    """
+
+    def __init__(self, channels: int, offset_groups: int = 4, width: int = 32, max_residue: float = 3.0) -> None:
+        super().__init__()
+        self.max_residue = max_residue
+        self.inner = conv3x3(2 * channels + 2, width)
+        self.head = conv3x3(width, 27 * offset_groups, gain=0.0)
+        weight = torch.zeros(channels, channels, 3, 3)
+        nn.init.dirac_(weight)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, reference: Tensor, flow: Tensor) -> Tensor:
+        warped = flow_warp(x, flow)
+        head = self.head(F.leaky_relu(self.inner(torch.cat([warped, reference, flow.to(x.dtype)], dim=1)), 0.1)).float()
+        taps = head.shape[1] // 3
+        # Offsets are (dy, dx) pairs: the flow, turned around, is their common part.
+        offset = self.max_residue * torch.tanh(head[:, : 2 * taps]) + flow.flip(1).repeat(1, taps, 1, 1)
+        mask = 2.0 * torch.sigmoid(head[:, 2 * taps :])
+        return deform_conv2d(x, offset, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=1, mask=mask)
+
+
+class Doubt(nn.Module):
+    """How far to trust aligned features at each pixel, in [0, 1]: ``(B, 1, H, W)``.
+
+    It sees the features, the reference's, and how much the warped frame differs from the reference frame: where alignment
+    failed, that difference is large.
+    """
+
+    def __init__(self, channels: int, width: int = 16) -> None:
+        super().__init__()
+        self.inner = conv3x3(2 * channels + 3, width)
+        self.outer = conv3x3(width, 1, gain=0.1)
+        nn.init.constant_(self.outer.bias, 1.0)  # type: ignore[arg-type]
+
+    def forward(self, aligned: Tensor, reference: Tensor, difference: Tensor) -> Tensor:
+        x = torch.cat([aligned, reference, difference.to(aligned.dtype)], dim=1)
+        return torch.sigmoid(self.outer(F.leaky_relu(self.inner(x), 0.1)))

@@ -1,0 +1,56 @@
+"""Learned upsamplers: features at the input's size in, a picture ``s`` times as large out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from msr.ops import conv_pixel_shuffle, conv_transpose2d
+
+UpsamplerName = Literal["subpixel", "deconvolution"]
+
+
+class SubPixelUpsampler(nn.Module):
+    """A 3x3 convolution to ``3 s^2`` channels, shuffled to pixels.
+
+    Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel CNN", 2016.
+    ``(B, C, H, W) -> (B, 3, sH, sW)``; gives zeros before training.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.zeros(3 * scale * scale, channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(3 * scale * scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_pixel_shuffle(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.scale)
+
+
+class DeconvolutionUpsampler(nn.Module):
+    """A transposed 9x9 convolution of stride ``s``.
+
+    Source: Dong et al., "Accelerating the Super-Resolution Convolutional Neural Network" (FSRCNN), 2016.
+    ``(B, C, H, W) -> (B, 3, sH, sW)``; gives zeros before training.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.zeros(channels, 3, 9, 9))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Kernel 9, padding 4: the output has s (H - 1) + 1 rows, and the output padding adds the s - 1 that lack.
+        return conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.scale, 4, self.scale - 1)
+
+
+def make_upsampler(name: UpsamplerName, channels: int, scale: int) -> nn.Module:
+    """The upsampler of that name: ``"subpixel"`` or ``"deconvolution"``."""
+    if name == "subpixel":
+        return SubPixelUpsampler(channels, scale)
+    if name == "deconvolution":
+        return DeconvolutionUpsampler(channels, scale)
+    raise ValueError(f"upsampler must be 'subpixel' or 'deconvolution', got {name!r}")

@@ -1,0 +1,30 @@
+"""Training losses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LossName = Literal["charbonnier", "mse"]
+
+
+def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Mean of ``sqrt(d^2 + epsilon^2)``: an absolute difference, smooth at zero (Charbonnier et al. 1994)."""
+    return torch.sqrt((prediction - target) ** 2 + epsilon**2).mean()
+
+
+def picture_loss(prediction: Tensor, target: Tensor, name: LossName) -> Tensor:
+    """The loss of that name: ``"charbonnier"`` or ``"mse"``."""
+    if name == "charbonnier":
+        return charbonnier(prediction, target)
+    if name == "mse":
+        return torch.mean((prediction - target) ** 2)
+    raise ValueError(f"loss must be 'charbonnier' or 'mse', got {name!r}")
+
+
+def flow_error(flow: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Mean end-point error in pixels over the valid pixels: ``(B, 2, H, W)`` twice and ``(B, 1, H, W)`` of 0 and 1."""
+    distance = torch.sqrt(((flow - truth) ** 2).sum(dim=1, keepdim=True) + 1e-6)
+    return (distance * valid).sum() / valid.sum().clamp(min=1.0)
