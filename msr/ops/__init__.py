@@ -3,9 +3,10 @@
 import torch
 
 import msr._extension as _extension  # noqa: F401  (first: its kernels override the references registered below)
+from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
 
-__all__ = ["flow_warp", "flow_warp_reference", "kernels"]
+__all__ = ["deform_conv2d", "deform_conv2d_reference", "flow_warp", "flow_warp_reference", "kernels"]
 
 
 def kernels() -> dict[str, tuple[str, ...]]:
