@@ -1,0 +1,277 @@
+// flow_warp on the CPU. Two layouts, each without a copy of the features:
+// channels_last: the taps of a pixel are rows of channels, the inner loop runs along the channels;
+// NCHW: the taps of a block of pixels are worked out once and used for every channel, the inner loop runs along the pixels.
+#include "flow_warp.h"
+
+#include <algorithm>
+
+namespace msr::flow_warp {
+namespace {
+
+// ---- channels_last -------------------------------------------------------------------------------------------------
+
+// The taps of one output pixel on both axes, multiplied out.
+template <int K, typename T>
+struct PixelTaps {
+  using C = compute_t<T>;
+  Taps<K, C> across, down;
+
+  MSR_HOST_DEVICE PixelTaps(const Flow<C>& flow, const Sizes& s, int64_t b, int64_t i, int64_t j)
+      : across(taps<K>(flow.x(b, i, j), s.width, s.border)), down(taps<K>(flow.y(b, i, j), s.height, s.border)) {}
+
+  MSR_HOST_DEVICE bool inside(int k) const { return down.inside[k / K] && across.inside[k % K]; }
+  MSR_HOST_DEVICE int64_t offset(int k, const Strides& stride) const {
+    return down.index[k / K] * stride.h + across.index[k % K] * stride.w;
+  }
+};
+
+// Calls body(b, i, j) for the output pixels [begin, end) of the whole batch.
+template <typename Body>
+MSR_HOST_DEVICE void each_pixel(const Sizes& s, int64_t begin, int64_t end, const Body& body) {
+  int64_t b = begin / s.pixels(), i = begin % s.pixels() / s.out_width, j = begin % s.out_width;
+  for (int64_t n = begin; n < end; ++n) {
+    body(b, i, j);
+    if (++j == s.out_width) {
+      j = 0;
+      if (++i == s.out_height) i = 0, ++b;
+    }
+  }
+}
+
+// Points `rows` at the channels under each tap; taps outside read a row of zeros.
+template <int K, typename T>
+MSR_HOST_DEVICE void tap_rows(const PixelTaps<K, T>& pixel, const T* image, const Strides& stride, const T* zeros,
+                              const T* (&rows)[K * K]) {
+  for (int k = 0; k < K * K; ++k) rows[k] = pixel.inside(k) ? image + pixel.offset(k, stride) : zeros;
+}
+
+template <int K, typename T>
+void forward_channels_last(const T* x, const Strides& xs, const Flow<compute_t<T>>& flow, T* out, const Sizes& s) {
+  using C = compute_t<T>;
+  const std::vector<T> zeros(s.channels, T(0));
+  parallel(s.batch * s.pixels(), s.channels * K * K, [&](int64_t begin, int64_t end) {
+    with_simd([&] {
+      each_pixel(s, begin, end, [&](int64_t b, int64_t i, int64_t j) {
+        const PixelTaps<K, T> pixel(flow, s, b, i, j);
+        const T* rows[K * K];
+        C weights[K * K];
+        tap_rows(pixel, x + b * xs.b, xs, zeros.data(), rows);
+        for (int k = 0; k < K * K; ++k) weights[k] = pixel.down.weight[k / K] * pixel.across.weight[k % K];
+        T* to = out + ((b * s.out_height + i) * s.out_width + j) * s.channels;
+#pragma omp simd
+        for (int64_t c = 0; c < s.channels; ++c) {
+          C sum = C(0);
+          for (int k = 0; k < K * K; ++k) sum += weights[k] * load(rows[k][c]);
+          to[c] = store<T>(sum);
+        }
+      });
+    });
+  });
+}
+
+// The gradient of the flow: per pixel, a dot product over the channels.
+template <int K, typename T>
+void backward_flow_channels_last(const T* grad, const T* x, const Strides& xs, const Flow<compute_t<T>>& flow,
+                                 compute_t<T>* grad_flow, const Sizes& s) {
+  using C = compute_t<T>;
+  const std::vector<T> zeros(s.channels, T(0));
+  parallel(s.batch * s.pixels(), 2 * s.channels * K * K, [&](int64_t begin, int64_t end) {
+    with_simd([&] {
+      each_pixel(s, begin, end, [&](int64_t b, int64_t i, int64_t j) {
+        const PixelTaps<K, T> pixel(flow, s, b, i, j);
+        const T* rows[K * K];
+        C along_x[K * K], along_y[K * K];
+        tap_rows(pixel, x + b * xs.b, xs, zeros.data(), rows);
+        for (int k = 0; k < K * K; ++k) {
+          along_x[k] = pixel.down.weight[k / K] * pixel.across.slope[k % K];
+          along_y[k] = pixel.down.slope[k / K] * pixel.across.weight[k % K];
+        }
+        const T* from = grad + ((b * s.out_height + i) * s.out_width + j) * s.channels;
+        C sum_x = C(0), sum_y = C(0);
+#pragma omp simd reduction(+ : sum_x, sum_y)
+        for (int64_t c = 0; c < s.channels; ++c) {
+          C to_x = C(0), to_y = C(0);
+          for (int k = 0; k < K * K; ++k) {
+            const C value = load(rows[k][c]);
+            to_x += along_x[k] * value;
+            to_y += along_y[k] * value;
+          }
+          sum_x += load(from[c]) * to_x;
+          sum_y += load(from[c]) * to_y;
+        }
+        C* to = grad_flow + (b * 2 * s.out_height + i) * s.out_width + j;
+        to[0] = sum_x;
+        to[s.pixels()] = sum_y;
+      });
+    });
+  });
+}
+
+// How many channels one thread takes where threads may only share an image by its channels.
+int64_t channel_share(const Sizes& s) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t shares = (threads + s.batch - 1) / s.batch;
+  const int64_t share = (s.channels + shares - 1) / shares;
+  return std::min(s.channels, (share + 15) / 16 * 16);  // whole cache lines
+}
+
+// Calls body(b, first, last) for every image and share of its channels, in parallel.
+template <typename Body>
+void each_share(const Sizes& s, const Body& body) {
+  const int64_t share = channel_share(s), shares = (s.channels + share - 1) / share;
+  torch::stable::parallel_for(0, s.batch * shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t first = n % shares * share;
+      body(n / shares, first, std::min(first + share, s.channels));
+    }
+  });
+}
+
+// The gradient of x is scattered: each thread owns some channels, so that no two add to the same place.
+template <int K, typename T>
+void backward_x_channels_last(const T* grad, const Flow<compute_t<T>>& flow, compute_t<T>* grad_x, const Sizes& s) {
+  using C = compute_t<T>;
+  const Strides gs{s.height * s.width * s.channels, 1, s.width * s.channels, s.channels};
+  each_share(s, [&](int64_t image, int64_t first, int64_t last) {
+    with_simd([&] {
+      each_pixel(s, image * s.pixels(), (image + 1) * s.pixels(), [&](int64_t b, int64_t i, int64_t j) {
+        const PixelTaps<K, T> pixel(flow, s, b, i, j);
+        const T* from = grad + ((b * s.out_height + i) * s.out_width + j) * s.channels;
+        for (int k = 0; k < K * K; ++k) {
+          if (!pixel.inside(k)) continue;
+          const C weight = pixel.down.weight[k / K] * pixel.across.weight[k % K];
+          C* to = grad_x + b * gs.b + pixel.offset(k, gs);
+#pragma omp simd
+          for (int64_t c = first; c < last; ++c) to[c] += weight * load(from[c]);
+        }
+      });
+    });
+  });
+}
+
+// ---- NCHW ----------------------------------------------------------------------------------------------------------
+
+// The taps of consecutive output pixels of one image, tap by tap.
+template <int K, typename T, typename Offset>
+struct BlockTaps {
+  using C = compute_t<T>;
+  static constexpr int kPixels = K == 4 ? 64 : 256;
+  Offset offset[K * K][kPixels];
+  C weight[K * K][kPixels];
+  bool inside[K * K][kPixels];
+  bool edge;  // whether any tap lies outside
+
+  MSR_HOST_DEVICE void fill(const Flow<C>& flow, const Sizes& s, const Strides& stride, int64_t b, int64_t begin,
+                            int count) {
+    each(flow, s, stride, b, begin, count, [&](int n, const Taps<K, C>& across, const Taps<K, C>& down) {
+      for (int k = 0; k < K * K; ++k) weight[k][n] = down.weight[k / K] * across.weight[k % K];
+    });
+  }
+
+  template <typename Body>
+  MSR_HOST_DEVICE void each(const Flow<C>& flow, const Sizes& s, const Strides& stride, int64_t b, int64_t begin,
+                            int count, const Body& body) {
+    edge = false;
+    int64_t i = begin / s.out_width, j = begin % s.out_width;
+    for (int n = 0; n < count; ++n) {
+      const auto across = taps<K>(flow.x(b, i, j), s.width, s.border);
+      const auto down = taps<K>(flow.y(b, i, j), s.height, s.border);
+      for (int k = 0; k < K * K; ++k) {
+        inside[k][n] = down.inside[k / K] && across.inside[k % K];
+        offset[k][n] = static_cast<Offset>(down.index[k / K] * stride.h + across.index[k % K]);
+        edge |= !inside[k][n];
+      }
+      body(n, across, down);
+      if (++j == s.out_width) j = 0, ++i;
+    }
+  }
+
+  template <bool Edge>
+  MSR_HOST_DEVICE C read(const T* plane, int k, int n) const {
+    return Edge && !inside[k][n] ? C(0) : load(plane[offset[k][n]]);
+  }
+};
+
+template <int K, bool Edge, typename Block, typename T>
+MSR_HOST_DEVICE void forward_plane(const Block& block, const T* plane, T* to, int count) {
+  using C = compute_t<T>;
+#pragma omp simd
+  for (int n = 0; n < count; ++n) {
+    C sum = C(0);
+    for (int k = 0; k < K * K; ++k) sum += block.weight[k][n] * block.template read<Edge>(plane, k, n);
+    to[n] = store<T>(sum);
+  }
+}
+
+template <int K, typename T, typename Offset>
+void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flow, T* out, const Sizes& s) {
+  using Block = BlockTaps<K, T, Offset>;
+  const int64_t blocks = (s.pixels() + Block::kPixels - 1) / Block::kPixels;
+  parallel(s.batch * blocks, s.channels * K * K * Block::kPixels, [&](int64_t first, int64_t last) {
+    Block block;
+    with_simd([&] {
+      for (int64_t n = first; n < last; ++n) {
+        const int64_t b = n / blocks, begin = n % blocks * Block::kPixels;
+        const int count = static_cast<int>(std::min<int64_t>(Block::kPixels, s.pixels() - begin));
+        block.fill(flow, s, xs, b, begin, count);
+        for (int64_t c = 0; c < s.channels; ++c) {
+          const T* plane = x + b * xs.b + c * xs.c;
+          T* to = out + (b * s.channels + c) * s.pixels() + begin;
+          if (block.edge)
+            forward_plane<K, true>(block, plane, to, count);
+          else
+            forward_plane<K, false>(block, plane, to, count);
+        }
+      }
+    });
+  });
+}
+
+}  // namespace
+}  // namespace msr::flow_warp
+
+namespace msr {
+namespace {
+
+template <typename Body>
+void with_taps(int count, const Body& body) {
+  if (count == 1) return body(std::integral_constant<int, 1>{});
+  if (count == 2) return body(std::integral_constant<int, 2>{});
+  body(std::integral_constant<int, 4>{});
+}
+
+}  // namespace
+
+Tensor flow_warp_cpu(const Tensor& input, const Tensor& input_flow, const std::string& interpolation,
+                     const std::string& padding_mode) {
+  using namespace flow_warp;
+  const Sizes s = sizes(input, input_flow, is_border(padding_mode));
+  const MemoryFormat format = memory_format(input);
+  Tensor out = empty(input, {s.batch, s.channels, s.out_height, s.out_width}, input.scalar_type(), format);
+  if (out.numel() == 0) return out;
+  if (input.numel() == 0) return torch::stable::zero_(out);
+  const Tensor x = with_unit_stride(input);
+  const Tensor flow = to_type(input_flow, compute_type(x.scalar_type()));
+  const Strides xs = strides(x);
+  const bool small = (s.height - 1) * xs.h + s.width <= INT32_MAX;
+  dispatch_floating(x.scalar_type(), "flow_warp", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* from = static_cast<const T*>(x.data_ptr());
+    T* to = static_cast<T*>(out.data_ptr());
+    const auto f = flow_of<compute_t<T>>(flow);
+    with_taps(taps_of(interpolation), [&](auto k) {
+      constexpr int K = decltype(k)::value;
+      if (format == MemoryFormat::ChannelsLast)
+        forward_channels_last<K>(from, xs, f, to, s);
+      else if (small)
+        forward_planes<K, T, int32_t>(from, xs, f, to, s);
+      else
+        forward_planes<K, T, int64_t>(from, xs, f, to, s);
+    });
+  });
+  return out;
+}
+
+}  // namespace msr
+
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("flow_warp", TORCH_BOX(&msr::flow_warp_cpu)); }
