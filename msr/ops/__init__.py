@@ -3,10 +3,22 @@
 import torch
 
 import msr._extension as _extension  # noqa: F401  (first: its kernels override the references registered below)
+from msr.ops.conv_pixel_shuffle import conv_pixel_shuffle, conv_pixel_shuffle_reference
+from msr.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
 
-__all__ = ["deform_conv2d", "deform_conv2d_reference", "flow_warp", "flow_warp_reference", "kernels"]
+__all__ = [
+    "conv_pixel_shuffle",
+    "conv_pixel_shuffle_reference",
+    "conv_transpose2d",
+    "conv_transpose2d_reference",
+    "deform_conv2d",
+    "deform_conv2d_reference",
+    "flow_warp",
+    "flow_warp_reference",
+    "kernels",
+]
 
 
 def kernels() -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,74 @@
+"""What the fused convolutions share: their activations, checks, and the gradients that their backward ops return."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msr.ops._layout import empty_like
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
+LEAKY_SLOPE = 0.1  # of "leaky_relu": what super-resolution networks use, and not PyTorch's default of 0.01
+
+
+def activate(x: Tensor, activation: str | None, prelu_weight: Tensor | None) -> Tensor:
+    """Apply `activation` to `x (B, C, H, W)`; `prelu_weight (1,)` or `(C,)` holds the slopes of "prelu"."""
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "leaky_relu":
+        return F.leaky_relu(x, LEAKY_SLOPE)
+    return F.prelu(x, prelu_weight) if prelu_weight is not None else x
+
+
+def check_activation(activation: str | None, prelu_weight: Tensor | None, channels: int, like: Tensor) -> None:
+    """Raise ValueError unless `activation` is known and `prelu_weight`, there for "prelu" alone, fits."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is one of {ACTIVATIONS}; got {activation!r}")
+    if (activation == "prelu") != (prelu_weight is not None):
+        given = "without" if prelu_weight is None else "with"
+        raise ValueError(f"prelu_weight belongs to activation 'prelu'; got {activation!r} {given} prelu_weight")
+    if prelu_weight is not None:
+        check_vector("prelu_weight", prelu_weight, (1, channels), like)
+
+
+def check_vector(name: str, vector: Tensor, lengths: tuple[int, ...], like: Tensor) -> None:
+    """Raise ValueError unless `vector` is one-dimensional, of one of `lengths`, with the dtype and device of `like`."""
+    fits = vector.dim() == 1 and vector.shape[0] in lengths
+    if not fits or vector.dtype != like.dtype or vector.device != like.device:
+        wanted = " or ".join(f"({length},)" for length in lengths)
+        raise ValueError(
+            f"{name} has shape {wanted}, dtype {like.dtype} and device {like.device}; "
+            f"got {tuple(vector.shape)} {vector.dtype} on {vector.device}"
+        )
+
+
+def needed_gradients(
+    forward: Callable[..., Tensor], grad: Tensor, tensors: Sequence[Tensor | None], needs: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """Return the gradients of `forward(*tensors)`, each in the layout of its tensor, or empty where not needed."""
+
+    def of_needed(*needed: Tensor) -> Tensor:
+        left = iter(needed)
+        return forward(*(next(left) if need else tensor for tensor, need in zip(tensors, needs, strict=True)))
+
+    inputs = [tensor for tensor, need in zip(tensors, needs, strict=True) if need and tensor is not None]
+    backward = torch.func.vjp(of_needed, *inputs)[1]
+    gradients = iter(backward(grad))
+    return tuple(
+        empty.copy_(next(gradients)) if need else empty
+        for empty, need in zip(empty_gradients(tensors, needs), needs, strict=True)
+    )
+
+
+def empty_gradients(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Return what `needed_gradients` returns, without its values."""
+    some = next(tensor for tensor in tensors if tensor is not None)
+    out = []
+    for tensor, need in zip(tensors, needs, strict=True):
+        if tensor is None or not need:
+            out.append(some.new_empty(0))
+        else:
+            out.append(empty_like(tensor, tuple(tensor.shape)) if tensor.dim() == 4 else torch.empty_like(tensor))
+    return tuple(out)

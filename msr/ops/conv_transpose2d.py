@@ -1,0 +1,214 @@
+"""conv_transpose2d: a transposed convolution (deconvolution) with its activation fused in."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msr.ops._convolution import FLOATS, activate, check_activation, check_vector, empty_gradients, needed_gradients
+from msr.ops._layout import empty_like, memory_format
+
+Pair = int | Sequence[int]
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+    *,
+    activation: str | None = None,
+    prelu_weight: Tensor | None = None,
+) -> Tensor:
+    """Upsample by a transposed convolution, then add the bias and apply the activation, in one pass.
+
+    Source: the deconvolution of Zeiler et al. (CVPR 2010), with the arguments and results of
+    `torch.nn.functional.conv_transpose2d`; as the upsampling tail of FSRCNN (Dong et al., 2016, arXiv:1608.00367).
+
+    Args:
+        input: `(B, C, H, W)`, float16, bfloat16, float32 or float64; any range; H and W at least 1, B may be 0.
+        weight: `(C, Cout / groups, kh, kw)`; it, bias and prelu_weight have the dtype and device of `input`.
+        bias: `(Cout,)` or None.
+        stride, padding, output_padding, dilation: in pixels, one number or one for rows and one for columns.
+        groups: groups that the channels fall into.
+        activation: None, "relu", "leaky_relu" (of slope 0.1) or "prelu".
+        prelu_weight: `(1,)` or `(Cout,)`, the slopes of "prelu"; required with it, refused without.
+
+    Returns:
+        `(B, Cout, Ho, Wo)` with the dtype and memory format of `input`, where
+        `Ho = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1`. Sums are float32, or float64
+        where `input` is. Differentiable once, in all four tensors. Kernels serve one group without dilation, sizes to 9
+        and strides 2 to 4; for all else PyTorch's own convolution and then the activation run.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or names that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from msr.ops import conv_transpose2d
+        >>> x, weight = torch.tensor([[[[1.0, -2.0]]]]), torch.ones(1, 1, 2, 2)
+        >>> conv_transpose2d(x, weight, stride=2, activation="leaky_relu")
+        tensor([[[[ 1.0000,  1.0000, -0.2000, -0.2000],
+                  [ 1.0000,  1.0000, -0.2000, -0.2000]]]])
+    """
+    sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
+    _check(input, weight, bias, *sizes, activation, prelu_weight)
+    if not _fits_kernels(weight, *sizes):
+        return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)
+    return torch.ops.msr.conv_transpose2d.default(input, weight, bias, *sizes, activation, prelu_weight)
+
+
+def conv_transpose2d_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+    activation: str | None = None,
+    prelu_weight: Tensor | None = None,
+) -> Tensor:
+    """Compute `conv_transpose2d` in plain PyTorch: the definition of the op, and what runs where there is no kernel."""
+    sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
+    _check(input, weight, bias, *sizes, activation, prelu_weight)
+    out = activate(F.conv_transpose2d(input, weight, bias, *sizes), activation, prelu_weight)
+    return out.contiguous(memory_format=memory_format(input))
+
+
+def conv_transpose2d_backward_reference(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    activation: str | None,
+    prelu_weight: Tensor | None,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Compute the gradients for input, weight, bias and prelu_weight; one that is not in `needs` comes back empty."""
+
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None) -> Tensor:
+        sizes = stride, padding, output_padding, groups, dilation
+        return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)
+
+    return needed_gradients(forward, grad, [input, weight, bias, prelu_weight], needs)
+
+
+def _pair(value: Pair) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _fits_kernels(
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> bool:
+    """Return whether the compiled kernels cover these sizes; they need not cover what no upsampling network uses."""
+    plain = groups == 1 and all(step == 1 for step in dilation)
+    return plain and max(weight.shape[2:]) <= 9 and all(2 <= step <= 4 for step in stride)
+
+
+def _check(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    activation: str | None,
+    prelu_weight: Tensor | None,
+) -> None:
+    got = f"got input {tuple(input.shape)} {input.dtype} on {input.device}, weight {tuple(weight.shape)} {weight.dtype}"
+    got = f"{got} on {weight.device}, stride {stride}, padding {padding}, output_padding {output_padding}, "
+    got = f"{got}groups {groups}, dilation {dilation}"
+    if input.dim() != 4 or weight.dim() != 4 or input.shape[1] != weight.shape[0] or 0 in weight.shape:
+        raise ValueError(f"conv_transpose2d needs input (B, C, H, W) and weight (C, Cout / groups, kh, kw); {got}")
+    if input.dtype not in FLOATS or weight.dtype != input.dtype or weight.device != input.device:
+        raise ValueError(f"conv_transpose2d needs floating-point tensors of one dtype on one device; {got}")
+    if any(len(sizes) != 2 for sizes in (stride, padding, output_padding, dilation)):
+        raise ValueError(f"conv_transpose2d takes one or two numbers for each of its sizes; {got}")
+    if min(*stride, *dilation, groups) < 1 or min(*padding, *output_padding) < 0 or input.shape[1] % groups:
+        raise ValueError(f"conv_transpose2d needs positive steps, no negative padding, groups that divide C; {got}")
+    if any(extra >= max(step, gap) for extra, step, gap in zip(output_padding, stride, dilation, strict=True)):
+        raise ValueError(f"conv_transpose2d needs an output_padding smaller than stride or dilation; {got}")
+    if 0 in input.shape[2:] or min(_output_size(input, weight, stride, padding, output_padding, dilation)) < 1:
+        raise ValueError(f"conv_transpose2d needs at least one pixel of input and of output; {got}")
+    channels = weight.shape[1] * groups
+    if bias is not None:
+        check_vector("bias", bias, (channels,), input)
+    check_activation(activation, prelu_weight, channels, input)
+
+
+def _output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int]:
+    reach = [dilation[i] * (weight.shape[2 + i] - 1) + output_padding[i] + 1 for i in range(2)]
+    height, width = ((input.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] for i in range(2))
+    return height, width
+
+
+_SIZES = "int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation"
+_op = torch.library.custom_op(
+    "msr::conv_transpose2d",
+    conv_transpose2d_reference,
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor weight, Tensor? bias, {_SIZES}, str? activation, Tensor? prelu_weight) -> Tensor",
+)
+_backward_op = torch.library.custom_op(
+    "msr::conv_transpose2d_backward",
+    conv_transpose2d_backward_reference,
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor input, Tensor weight, Tensor? bias, {_SIZES}, str? activation, Tensor? prelu_weight, "
+    "bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@_op.register_fake
+def _(input, weight, bias, stride, padding, output_padding, groups, dilation, activation, prelu_weight):
+    size = _output_size(input, weight, stride, padding, output_padding, dilation)
+    return empty_like(input, (input.shape[0], weight.shape[1] * groups, *size))
+
+
+@_backward_op.register_fake
+def _(grad, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, prelu_weight, needs):
+    return empty_gradients([input, weight, bias, prelu_weight], needs)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    input, weight, bias, *ctx.sizes, ctx.activation, prelu_weight = inputs
+    ctx.save_for_backward(input, weight, bias, prelu_weight)
+
+
+def _backward(ctx, grad: Tensor):
+    # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
+    input, weight, bias, prelu_weight = ctx.saved_tensors
+    needs = [*ctx.needs_input_grad[:3], ctx.needs_input_grad[9]]
+    gradients = torch.ops.msr.conv_transpose2d_backward.default(
+        grad, input, weight, bias, *ctx.sizes, ctx.activation, prelu_weight, needs
+    )
+    wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
+    return *wanted[:3], *[None] * 6, wanted[3]
+
+
+_op.register_autograd(_backward, setup_context=_setup_context)
