@@ -1,0 +1,185 @@
+"""The contract that every op passes. A test file subclasses OpContract as `Test...` and fills in its samples.
+
+Everything is compared on `--device`, with the compiled kernels where they are loaded (else the op is its reference).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+# Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16 and bfloat16 results are
+# compared with the float32 results of the same rounded inputs: what is left is the rounding of the result, and of the
+# gradients that are summed in it.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op: float64 tensors (or None) in order, then options by name.
+
+    Attributes:
+        tensors: the leading tensor arguments, float64 on the CPU.
+        options: the other arguments of the public function.
+        coordinates: positions of the tensors that stay float32 when the others become float16 or bfloat16.
+        gradcheck: whether finite differences are meaningful here (no kink near the values, not too large).
+    """
+
+    tensors: tuple[Tensor | None, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    coordinates: tuple[int, ...] = ()
+    gradcheck: bool = True
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> list[Tensor | None]:
+        """Return the tensors as an op is called with them in `dtype`."""
+        low = dtype in (torch.float16, torch.bfloat16)
+        dtypes = [torch.float32 if low and n in self.coordinates else dtype for n in range(len(self.tensors))]
+        return [None if t is None else t.to(device, d) for t, d in zip(self.tensors, dtypes, strict=True)]
+
+
+def arrange(tensor: Tensor | None, layout: str) -> Tensor | None:
+    """Return the same values in another memory layout; tensors that are not 4-D stay as they are."""
+    if tensor is None or tensor.dim() != 4 or layout == "contiguous":
+        return tensor
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":  # a window into something larger, on every axis
+        b, c, h, w = tensor.shape
+        larger = tensor.new_full((b + 1, c + 2, h + 3, w + 2), float("nan"))
+        larger[1:, 1 : c + 1, 2 : h + 2, 1 : w + 1] = tensor
+        return larger[1:, 1 : c + 1, 2 : h + 2, 1 : w + 1]
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)  # neither channels nor columns lie next to each other
+
+
+def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Compare within TOLERANCE[dtype]; shapes must be equal, dtypes may differ."""
+    assert got.shape == expected.shape
+    if expected.numel() == 0:
+        return
+    assert torch.isfinite(got).all()
+    scale = max(1.0, expected.abs().max().item())
+    difference = (got.double() - expected.double()).abs().max().item()
+    assert difference <= TOLERANCE[dtype] * scale, f"differs by {difference:.3g} at a scale of {scale:.3g}"
+
+
+class OpContract:
+    """Subclass with `op`, `reference`, `name` and `samples` (and `wrong`: calls that must raise ValueError)."""
+
+    op: ClassVar[Callable[..., Tensor]]
+    reference: ClassVar[Callable[..., Tensor]]
+    name: ClassVar[str]  # in torch.ops.msr
+    samples: ClassVar[dict[str, Sample]] = {}
+    wrong: ClassVar[dict[str, Callable[[], Any]]] = {}
+
+    @classmethod
+    def dispatcher_arguments(cls, tensors: list[Tensor | None], options: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments of the registered op for this call; override where it differs from the public one."""
+        return (*tensors, *options.values())
+
+    # ---- the shared steps -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def gradients(function: Callable[..., Tensor], tensors: list[Tensor | None], options: dict[str, Any]) -> list[Tensor]:
+        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+        out = function(*leaves, **options)
+        if not out.requires_grad:  # a reference that had nothing to compute
+            assert out.numel() == 0 or not out.any()
+            return [torch.zeros_like(t) for t in leaves if t is not None]
+        # A fixed, uneven weight for each output, the same whatever the layout.
+        weights = torch.linspace(-1, 1, out.numel(), device=out.device, dtype=out.dtype).reshape(out.shape)
+        given = [t for t in leaves if t is not None]
+        # A reference may leave an input unused (the flow of "nearest"): that is a gradient of zero.
+        grads = torch.autograd.grad(out, given, weights, allow_unused=True, materialize_grads=True)
+        for leaf, grad in zip(given, grads, strict=True):
+            assert grad.dtype == leaf.dtype
+            assert grad.shape == leaf.shape
+        return list(grads)
+
+    # ---- the contract -----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_result_is_the_references(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
+        tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
+        got, expected = self.op(*tensors, **sample.options), self.reference(*tensors, **sample.options)
+        assert got.dtype == expected.dtype == dtype
+        assert got.stride() == expected.stride()
+        assert_close(got, expected, dtype)
+        if layout == "channels_last" and got.dim() == 4:
+            assert got.is_contiguous(memory_format=torch.channels_last) or tensors[0].is_contiguous()
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_gradients_are_the_references(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
+        tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
+        got = self.gradients(self.op, tensors, sample.options)
+        expected = self.gradients(self.reference, tensors, sample.options)
+        for one, other in zip(got, expected, strict=True):
+            assert_close(one, other, dtype)
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_low_precision_is_near_float32(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
+        tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
+        wide = [None if t is None else t.float() for t in tensors]
+        got = self.op(*tensors, **sample.options)
+        assert got.dtype == dtype
+        assert_close(got, self.reference(*wide, **sample.options), dtype)
+        got_gradients = self.gradients(self.op, tensors, sample.options)
+        for one, other in zip(got_gradients, self.gradients(self.reference, wide, sample.options), strict=True):
+            assert_close(one, other, dtype)
+
+    def test_opcheck(self, sample: Sample, device) -> None:
+        tensors = [None if t is None else t.requires_grad_() for t in sample.to(device, torch.float32)]
+        registered = getattr(torch.ops.msr, self.name).default
+        torch.library.opcheck(registered, self.dispatcher_arguments(tensors, sample.options))
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_gradcheck(self, sample: Sample, layout: str, device) -> None:
+        if not sample.gradcheck:
+            pytest.skip("finite differences mean nothing for this sample")
+        tensors = [arrange(t, layout) for t in sample.to(device, torch.float64)]
+        leaves = [t.detach().requires_grad_() for t in tensors if t is not None]
+
+        def call(*given: Tensor) -> Tensor:
+            left = iter(given)
+            return self.op(*[None if t is None else next(left) for t in tensors], **sample.options)
+
+        # Sums in the kernels may run in any order, hence the small allowance between two calls.
+        assert torch.autograd.gradcheck(call, leaves, nondet_tol=1e-10, fast_mode=True)
+
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_compiles_whole(self, sample: Sample, backend: str, layout: str, device) -> None:
+        if backend == "inductor" and sample is not next(iter(self.samples.values())):
+            pytest.skip("one sample through inductor is enough: the op is opaque to it")
+        torch.compiler.reset()
+        tensors = [arrange(t, layout) for t in sample.to(device, torch.float32)]
+        compiled = torch.compile(lambda *given: self.op(*given, **sample.options), fullgraph=True, backend=backend)
+        expected = self.op(*tensors, **sample.options)
+        got = compiled(*tensors)
+        assert got.stride() == expected.stride()
+        assert_close(got, expected, torch.float32)
+        pairs = zip(
+            self.gradients(compiled, tensors, {}), self.gradients(self.op, tensors, sample.options), strict=True
+        )
+        for one, other in pairs:
+            assert_close(one, other, torch.float32)
+
+    def test_differentiating_twice_raises(self, device) -> None:
+        sample = next(iter(self.samples.values()))
+        leaves = [None if t is None else t.requires_grad_() for t in sample.to(device, torch.float64)]
+        out = self.op(*leaves, **sample.options)
+        grads = torch.autograd.grad(
+            out.square().sum(), [t for t in leaves if t is not None], create_graph=True
+        )
+        with pytest.raises(RuntimeError, match="no autograd formula"):
+            torch.autograd.grad(sum(g.square().sum() for g in grads), leaves[0])
+
+    def test_wrong_arguments_raise(self, wrong: Callable[[], Any]) -> None:
+        with pytest.raises(ValueError, match="got"):
+            wrong()
