@@ -88,7 +88,9 @@ def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Pat
     temporary.replace(path)
 
 
-def load_model(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_model(
+    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Load a model that ships with msr, or one from a weights file, ready for inference.
 
     Args:

@@ -17,9 +17,7 @@ def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
     height, width = a.shape[-2:]
     b = F.pad(b, (radius,) * 4)
     side = range(2 * radius + 1)
-    return torch.stack(
-        [(a * b[..., y : y + height, x : x + width]).mean(dim=1) for y in side for x in side], dim=1
-    )
+    return torch.stack([(a * b[..., y : y + height, x : x + width]).mean(dim=1) for y in side for x in side], dim=1)
 
 
 class FlowNetwork(nn.Module):

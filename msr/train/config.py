@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msr.degradation import PHASES
 from msr.errors import InputError
-from msr.train.degradation import PHASES
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class DegradationConfig:
-    """How low resolution comes about (see `msr.train.degradation`)."""
+    """How low resolution comes about (see `msr.degradation`)."""
 
     name: str = "bi"
     noise: float = 0.0  # standard deviation, for "box"
@@ -36,7 +36,7 @@ class TrainConfig:
     """The optimisation."""
 
     output: str = ""  # weights file to write; checkpoint, log and pictures go beside it
-    init: str = ""  # weights file or model name whose tensors of the same name and shape are taken over
+    init: tuple[str, ...] = ()  # weights files or model names whose tensors of the same name and shape are taken over
     steps: int = 10000
     minutes: float = 0.0  # stop after so much training time (0: after `steps`); the learning rate follows it
     batch: int = 16
@@ -44,8 +44,11 @@ class TrainConfig:
     frames: int = 1  # of a clip or burst
     learning_rate: float = 1e-3
     loss: str = "charbonnier"
-    flow_weight: float = 0.0  # of the flow's supervision by the known motion of simulated clips
-    freeze_fraction: float = 0.0  # share of the run in which only the tensors that `init` lacks are trained
+    flow_weight: float = (
+        0.0  # of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere
+    )
+    flow_only: bool = False  # train the flow network alone
+    taken_rate: float = 1.0  # learning rate of what `init` gave, relative to that of what is new
     ema: float = 0.999
     bf16: bool = True
     seed: int = 0
@@ -73,10 +76,14 @@ def _section(path: Path, name: str, cls: type, values: Any) -> Any:
         if key not in fields:
             raise InputError(f"{path}: [{name}] has no setting {key!r}; it has {', '.join(fields)}")
         default = fields[key].default
+        if isinstance(default, tuple):
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise InputError(f"{path}: [{name}] {key} must be a list of strings, got {value!r}")
+            continue
         kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise InputError(f"{path}: [{name}] {key} must be a {type(default).__name__}, got {value!r}")
-    return cls(**values)
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def load_config(path: Path) -> Config:

@@ -85,7 +85,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self.model = build_model(config.kind, config.model)
-            self.taken = _take_over(self.model, settings.init) if settings.init else set()
+            taken = set().union(*(_take_over(self.model, source) for source in settings.init))
             self.average = build_model(config.kind, config.model)
         except ValueError as error:
             raise InputError(f"[model]: {error}") from error
@@ -94,7 +94,12 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
         self.task = make_task(config, int(self.model.scale))  # type: ignore[arg-type]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+        named = [(k, p) for k, p in self.model.named_parameters() if not settings.flow_only or k.startswith("flow.")]
+        groups = [
+            {"params": [p for k, p in named if k not in taken], "rate": 1.0},
+            {"params": [p for k, p in named if k in taken], "rate": settings.taken_rate},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
         self.step = 0
         self.seconds = 0.0
 
@@ -134,10 +139,7 @@ class Trainer:
         settings = self.config.train
         rate = _learning_rate(self.progress, self.step, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        frozen = self.progress < settings.freeze_fraction
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not (frozen and name in self.taken))
+            group["lr"] = rate * group["rate"]
         batch = {k: v.to(self.device) for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
             loss, logs = self.task.loss(self.model, batch)
@@ -206,7 +208,9 @@ def train(config: Path, *, resume: bool = False) -> Path:
             if time.monotonic() - last_save > 60.0 * settings.train.checkpoint_minutes:
                 trainer.save()
                 last_save = time.monotonic()
-            bar.update(row, completed=int(1000 * trainer.progress), description=f"step {trainer.step} loss {logs['loss']:.4f}")
+            bar.update(
+                row, completed=int(1000 * trainer.progress), description=f"step {trainer.step} loss {logs['loss']:.4f}"
+            )
     trainer.save()
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
     if settings.data.validation:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from msr.ops import flow_warp
+
 LossName = Literal["charbonnier", "mse"]
 
 
@@ -28,3 +30,14 @@ def flow_error(flow: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Mean end-point error in pixels over the valid pixels: ``(B, 2, H, W)`` twice and ``(B, 1, H, W)`` of 0 and 1."""
     distance = torch.sqrt(((flow - truth) ** 2).sum(dim=1, keepdim=True) + 1e-6)
     return (distance * valid).sum() / valid.sum().clamp(min=1.0)
+
+
+def warp_error(flow: Tensor, target: Tensor, source: Tensor) -> Tensor:
+    """How badly the source frame, warped by the flow, looks like the target, a few outliers forgiven.
+
+    ``flow (B, 2, H, W)``, frames ``(B, 3, H, W)``.
+    """
+    warped = flow_warp(source, flow, padding_mode="border")
+    inside = flow_warp(torch.ones_like(source[:, :1]), flow)
+    difference = (warped - target).abs().mean(dim=1, keepdim=True)
+    return ((difference**2 + 1e-4) ** 0.4 * (inside > 0.99)).mean()

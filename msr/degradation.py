@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import cv2
@@ -10,11 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msr.metrics import quantize
 from msr.nn.resize import Phase, resize
 
 DegradationName = Literal["bi", "bd", "real", "box"]
 
+# How a burst shakes, in training and in the evaluation protocol: low-resolution pixels, degrees, range 1.
+BURST_SHIFT, BURST_ROTATION, BURST_NOISE = 4.0, 1.0, 0.01
+
 PHASES: dict[str, Phase] = {"bi": "centered", "bd": "corner", "real": "centered", "box": "centered"}
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """(.., H, W, 3) uint8 to (.., 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float().div_(255.0)
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
@@ -84,3 +94,35 @@ def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Genera
     if name == "real":
         return degrade_real(hr, scale, rng)
     raise ValueError(f"degradation must be one of {', '.join(PHASES)}, got {name!r}")
+
+
+def burst_from_photo(
+    photo: np.ndarray, count: int, scale: int, rng: np.random.Generator, noise: float = BURST_NOISE
+) -> tuple[Tensor, Tensor]:
+    """A burst of a whole photo: every frame shaken at random but the base frame, reduced by area, noised, kept in 8 bits.
+
+    Args:
+        photo: ``(H, W, 3)`` uint8.
+        count: frames.
+        scale: reduction.
+        rng: of the shake and the noise; a longer burst from the same state begins with the same frames.
+        noise: standard deviation, range 1.
+
+    Returns:
+        Frames ``(N, 3, H/s, W/s)`` and the original of the base frame ``(3, H, W)``, cut to a multiple of the scale.
+    """
+    height, width = (n // scale * scale for n in photo.shape[:2])
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    frames = []
+    for index in range(count):
+        turn = math.radians(float(rng.uniform(-1, 1)) * BURST_ROTATION) * (index > 0)
+        shift = rng.uniform(-1, 1, 2) * BURST_SHIFT * scale * (index > 0)
+        c, s = math.cos(turn), math.sin(turn)
+        linear = np.array([[c, -s], [s, c]])
+        matrix = np.column_stack([linear, center - linear @ center + shift])
+        flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+        frame = photo[:height, :width]
+        if index:
+            frame = cv2.warpAffine(photo, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        frames.append(quantize(degrade_box(to_tensor(frame)[None], scale, noise, rng)[0]))
+    return torch.stack(frames), to_tensor(photo[:height, :width])
