@@ -1,0 +1,365 @@
+// deform_conv2d on the CPU. The output is worked through in tiles of some dozen pixels: the samples of a tile (its
+// "columns") stay in the cache and are multiplied with the packed weights at once, so no large buffer of columns exists.
+#include "deform_conv2d.h"
+
+#if defined(__x86_64__) && !defined(__clang__)
+#define MSR_DEFORM_SIMD 1
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+namespace msr::deform {
+namespace {
+
+int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+struct Span {
+  int64_t begin, end;
+};
+
+// The geometry in the form of the tiles: channels of each offset group in quads, output channels in vectors.
+struct Plan : Geometry {
+  int64_t group_quads;  // quads of one offset group
+  int64_t quads;        // of all
+  int64_t plane;        // elements of one quad's padded plane
+  int64_t out_padded;   // output channels of one group, rounded up to vectors
+  int64_t tile;         // pixels
+
+  Plan(const Geometry& geometry, int64_t lanes) : Geometry(geometry) {
+    group_quads = round_up(offset_group_channels(), 4) / 4;
+    quads = group_quads * offset_groups;
+    plane = (height + 3) * (width + 2) * 4;
+    out_padded = round_up(out_channels / groups, lanes);
+    // A multiple of every block height in multiply(); the columns take at most 256 KiB as long as that is possible.
+    tile = std::clamp<int64_t>((int64_t{1} << 16) / (quads * taps * 4) / 24 * 24, 24, 96);
+    tile = std::min(tile, round_up(pixels(), 24));
+  }
+
+  int64_t tiles() const { return (pixels() + tile - 1) / tile; }
+  int64_t quad_of(int64_t channel) const {
+    return channel / offset_group_channels() * group_quads + channel % offset_group_channels() / 4;
+  }
+  // The channel of element j of a quad, -1 where it is padding.
+  int64_t channel_of(int64_t quad, int64_t j) const {
+    const int64_t within = quad % group_quads * 4 + j;
+    return within < offset_group_channels() ? quad / group_quads * offset_group_channels() + within : -1;
+  }
+  // The quads that hold a convolution group's channels; at either end they may hold a neighbour's, too.
+  Span quads_of(int64_t group) const {
+    return {quad_of(group * group_channels()), quad_of((group + 1) * group_channels() - 1) + 1};
+  }
+};
+
+// Where a tile's outputs lie (in the input, before the offsets) and the offsets and masks themselves: the row of channel
+// c starts at offsets + c * offset_stride.
+template <typename T>
+struct Tile {
+  const T *base_y, *base_x, *offsets, *masks;
+  int64_t offset_stride, mask_stride, count;
+};
+
+// One tap's samples of a tile, see locate_samples.
+template <typename T>
+struct Samples {
+  int* index;
+  T *row0, *row1, *column0, *column1;
+};
+
+}  // namespace
+}  // namespace msr::deform
+
+#define MSR_ISA baseline
+#define MSR_VECTOR_BYTES 16
+#include "deform_conv2d_tile.h"
+#undef MSR_ISA
+#undef MSR_VECTOR_BYTES
+
+#if MSR_DEFORM_SIMD
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define MSR_ISA avx2
+#define MSR_VECTOR_BYTES 32
+#include "deform_conv2d_tile.h"
+#undef MSR_ISA
+#undef MSR_VECTOR_BYTES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
+#define MSR_ISA avx512
+#define MSR_VECTOR_BYTES 64
+#include "deform_conv2d_tile.h"
+#undef MSR_ISA
+#undef MSR_VECTOR_BYTES
+#pragma GCC pop_options
+#endif
+
+namespace msr::deform {
+namespace {
+
+// The tile functions for this machine.
+template <typename T>
+struct Kernels {
+  int64_t lanes, panel;
+  decltype(&baseline::forward_tile<T>) forward;
+};
+
+template <typename T>
+Kernels<T> kernels() {
+#if MSR_DEFORM_SIMD
+  if (simd() == Simd::avx512) return {avx512::Lanes<T>::count, avx512::Lanes<T>::panel, avx512::forward_tile<T>};
+  if (simd() == Simd::avx2) return {avx2::Lanes<T>::count, avx2::Lanes<T>::panel, avx2::forward_tile<T>};
+#endif
+  return {baseline::Lanes<T>::count, baseline::Lanes<T>::panel, baseline::forward_tile<T>};
+}
+
+template <typename T>
+std::unique_ptr<T[]> buffer(int64_t count) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
+}
+
+// A tensor whose pixels can be walked with one stride: element (b, c, pixel) is at b * batch + c * channel + pixel * pixel.
+struct Pixels {
+  Tensor tensor;
+  int64_t batch, channel, pixel;
+
+  explicit Pixels(const Tensor& given)
+      : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : torch::stable::contiguous(given)),
+        batch(tensor.stride(0)),
+        channel(tensor.stride(1)),
+        pixel(tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2)) {}
+
+  template <typename T>
+  bool direct() const {
+    return pixel == 1 && tensor.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  }
+};
+
+// Copies `count` pixels of all channels to rows of `row` elements, converting them.
+template <typename T>
+void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, T* to, int64_t row) {
+  dispatch_floating(from.tensor.scalar_type(), "deform_conv2d", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const S* source = static_cast<const S*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
+    const int64_t channels = from.tensor.size(1);
+    with_simd([=] {
+      // Sixteen channels at a time: with channels_last they share a cache line.
+      for (int64_t first = 0; first < channels; first += 16) {
+        const int64_t last = std::min(first + 16, channels);
+        if (from.pixel == 1)
+          for (int64_t c = first; c < last; ++c)
+            for (int64_t p = 0; p < count; ++p) to[c * row + p] = load(source[c * from.channel + p]);
+        else
+          for (int64_t p = 0; p < count; ++p)
+            for (int64_t c = first; c < last; ++c) to[c * row + p] = load(source[c * from.channel + p * from.pixel]);
+      }
+    });
+  });
+}
+
+// The input as planes of quads with a border of zeros: [batch][quad][height + 3][width + 2][4].
+template <typename T>
+std::unique_ptr<T[]> quad_planes(const Plan& plan, const Tensor& input) {
+  auto planes = buffer<T>(plan.batch * plan.quads * plan.plane);
+  T* out = planes.get();
+  const Strides stride = strides(input);
+  dispatch_floating(input.scalar_type(), "deform_conv2d", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const S* data = static_cast<const S*>(input.data_ptr());
+    const int64_t rows = plan.height + 3, elements = (plan.width + 2) * 4;
+    parallel(plan.batch * rows, plan.quads * elements, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / rows, y = i % rows - 1;
+        for (int64_t quad = 0; quad < plan.quads; ++quad) {
+          T* to = out + (b * plan.quads + quad) * plan.plane + (y + 1) * elements;
+          int64_t valid = 0;
+          while (valid < 4 && plan.channel_of(quad, valid) >= 0) ++valid;
+          if (y < 0 || y >= plan.height || valid < 4) std::fill(to, to + elements, T(0));
+          if (y < 0 || y >= plan.height) continue;
+          const S* from = data + b * stride.b + plan.channel_of(quad, 0) * stride.c + y * stride.h;
+          std::fill(to, to + 4, T(0));
+          std::fill(to + elements - 4, to + elements, T(0));
+          to += 4;
+          if (valid == 4 && stride.w == 1) {
+            const S *a = from, *b4 = from + stride.c, *c = from + 2 * stride.c, *d = from + 3 * stride.c;
+            for (int64_t x = 0; x < plan.width; ++x, to += 4) {
+              to[0] = load(a[x]);
+              to[1] = load(b4[x]);
+              to[2] = load(c[x]);
+              to[3] = load(d[x]);
+            }
+          } else if (valid == 4 && stride.c == 1) {
+            for (int64_t x = 0; x < plan.width; ++x, to += 4)
+              for (int64_t j = 0; j < 4; ++j) to[j] = load(from[x * stride.w + j]);
+          } else {
+            for (int64_t x = 0; x < plan.width; ++x, to += 4)
+              for (int64_t j = 0; j < valid; ++j) to[j] = load(from[x * stride.w + j * stride.c]);
+          }
+        }
+      }
+    });
+  });
+  return planes;
+}
+
+// Where the weights of a group lie: weight(element, out) = all[inner[element] + outer[out]], -1 for padding. Elements are
+// (quad, tap, j) as in the columns.
+struct WeightIndex {
+  std::vector<int64_t> inner, outer;
+
+  WeightIndex(const Plan& plan, int64_t group, Span quads) {
+    const int64_t first = group * plan.group_channels(), size = plan.out_channels / plan.groups;
+    for (int64_t quad = quads.begin; quad < quads.end; ++quad)
+      for (int64_t tap = 0; tap < plan.taps; ++tap)
+        for (int64_t j = 0; j < 4; ++j) {
+          const int64_t channel = plan.channel_of(quad, j) - first;
+          const bool padding = plan.channel_of(quad, j) < 0 || channel < 0 || channel >= plan.group_channels();
+          inner.push_back(padding ? -1 : channel * plan.taps + tap);
+        }
+    for (int64_t out = 0; out < plan.out_padded; ++out)
+      outer.push_back(out < size ? (group * size + out) * plan.group_channels() * plan.taps : -1);
+  }
+};
+
+// Packs the matrix all[rows[k] + columns[n]] for multiply(): panels of `width` columns, each [k][width].
+template <typename T>
+void pack_panels(const T* all, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int64_t width,
+                 std::vector<T>& out) {
+  const int64_t count = static_cast<int64_t>(columns.size());
+  for (int64_t first = 0; first < count; first += width)
+    for (const int64_t row : rows)
+      for (int64_t n = first; n < std::min(first + width, count); ++n)
+        out.push_back(row < 0 || columns[n] < 0 ? T(0) : all[row + columns[n]]);
+}
+
+template <typename T>
+std::vector<T> as_vector(const Tensor& tensor) {
+  const Tensor flat = torch::stable::contiguous(tensor);
+  std::vector<T> values(static_cast<size_t>(flat.numel()));
+  dispatch_floating(flat.scalar_type(), "deform_conv2d", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const S* from = static_cast<const S*>(flat.data_ptr());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = load(from[i]);
+  });
+  return values;
+}
+
+// The buffers one thread needs to look at tiles: positions, offsets and masks where they must be converted, samples.
+template <typename T>
+struct TileReader {
+  const Plan& plan;
+  const Pixels& offset;
+  const Pixels* mask;
+  std::unique_ptr<T[]> memory, ones;
+  std::unique_ptr<int[]> index;
+  T *base_y, *base_x, *offsets, *masks;
+  Samples<T> samples;
+
+  TileReader(const Plan& plan, const Pixels& offset, const Pixels* mask) : plan(plan), offset(offset), mask(mask) {
+    const int64_t n = plan.tile, rows = plan.offset_groups * plan.taps;
+    memory = buffer<T>(n * 7 + n * 3 * rows);
+    index = buffer<int>(n);
+    T* at = memory.get();
+    std::fill(at, at + 7 * n, T(1));  // the seventh row stays: ones for a mask that is not there
+    base_y = at, base_x = at + n;
+    samples = {index.get(), at + 2 * n, at + 3 * n, at + 4 * n, at + 5 * n};
+    masks = mask ? at + 7 * n : at + 6 * n;
+    offsets = at + 7 * n + rows * n;
+  }
+
+  Tile<T> read(int64_t batch, int64_t begin) {
+    const int64_t count = std::min(plan.tile, plan.pixels() - begin);
+    for (int64_t p = 0; p < count; ++p) {
+      base_y[p] = static_cast<T>((begin + p) / plan.out_width * plan.stride_h - plan.padding_h);
+      base_x[p] = static_cast<T>((begin + p) % plan.out_width * plan.stride_w - plan.padding_w);
+    }
+    Tile<T> tile{base_y, base_x, offsets, masks, plan.tile, mask ? plan.tile : 0, count};
+    const auto rows = [&](const Pixels& from, T* copy, const T*& row, int64_t& stride) {
+      if (from.direct<T>()) {
+        row = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin;
+        stride = from.channel;
+      } else {
+        load_rows(from, batch, begin, count, copy, plan.tile);
+      }
+    };
+    rows(offset, offsets, tile.offsets, tile.offset_stride);
+    if (mask) rows(*mask, masks, tile.masks, tile.mask_stride);
+    return tile;
+  }
+};
+
+template <typename T>
+void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset, const Pixels* mask,
+             const Tensor& weight, const std::optional<Tensor>& bias, Tensor& out) {
+  const Kernels<T> kernel = kernels<T>();
+  const Plan plan(geometry, kernel.lanes);
+  const auto planes = quad_planes<T>(plan, input);
+  const std::vector<T> all = as_vector<T>(weight);
+  std::vector<T> packed;
+  for (int64_t group = 0; group < plan.groups; ++group) {
+    const WeightIndex index(plan, group, plan.quads_of(group));
+    pack_panels(all.data(), index.inner, index.outer, kernel.lanes * kernel.panel, packed);
+  }
+  std::vector<T> start = bias ? as_vector<T>(*bias) : std::vector<T>(static_cast<size_t>(plan.out_channels), T(0));
+  const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, tiles = plan.tiles();
+  const bool channels_last = is_channels_last(out);
+  parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
+    TileReader<T> reader(plan, offset, mask);
+    const auto columns = buffer<T>(plan.quads * plan.taps * 4 * plan.tile), sums = buffer<T>(row * plan.tile);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = i / tiles, begin = i % tiles * plan.tile;
+      const Tile<T> tile = reader.read(b, begin);
+      kernel.forward(plan, tile, planes.get() + b * plan.quads * plan.plane, packed.data(), reader.samples,
+                     columns.get(), sums.get());
+      dispatch_floating(out.scalar_type(), "deform_conv2d", [&](auto tag) {
+        using S = typename decltype(tag)::type;
+        S* to = static_cast<S*>(out.data_ptr()) + b * plan.out_channels * plan.pixels();
+        to += channels_last ? begin * plan.out_channels : begin;
+        const T *from = sums.get(), *add = start.data();
+        for (int64_t g = 0; g < plan.groups; ++g, from += plan.out_padded, add += size) {
+          if (channels_last) {
+            for (int64_t p = 0; p < tile.count; ++p)
+              for (int64_t c = 0; c < size; ++c)
+                to[p * plan.out_channels + g * size + c] = store<S>(from[p * row + c] + add[c]);
+          } else {
+            for (int64_t c = 0; c < size; ++c)
+              for (int64_t p = 0; p < tile.count; ++p)
+                to[(g * size + c) * plan.pixels() + p] = store<S>(from[p * row + c] + add[c]);
+          }
+        }
+      });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace msr::deform
+
+namespace msr {
+
+Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                         const std::vector<int64_t>& dilation) {
+  using namespace deform;
+  const Geometry geometry = geometry_of(input, offset, weight, bias, mask, stride, padding, dilation);
+  Tensor out = empty(input, {geometry.batch, geometry.out_channels, geometry.out_height, geometry.out_width},
+                     input.scalar_type(), memory_format(input));
+  if (out.numel() == 0) return out;
+  const Pixels offsets(offset);
+  std::optional<Pixels> masks;
+  if (mask) masks.emplace(*mask);
+  const Pixels* given = masks ? &*masks : nullptr;
+  if (input.scalar_type() == ScalarType::Double)
+    forward<double>(geometry, input, offsets, given, weight, bias, out);
+  else
+    forward<float>(geometry, input, offsets, given, weight, bias, out);
+  return out;
+}
+
+}  // namespace msr
+
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("deform_conv2d", TORCH_BOX(&msr::deform_conv2d_cpu)); }

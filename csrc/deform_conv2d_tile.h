@@ -1,0 +1,196 @@
+// The inner loops of deform_conv2d on the CPU: sampling and matrix products over one tile of output pixels.
+//
+// No include guard: deform_conv2d.cpp includes this file once per instruction set, with MSR_ISA (the namespace) and
+// MSR_VECTOR_BYTES (the register width) defined and the compiler's target switched, so the same text becomes AVX-512,
+// AVX2 and portable code. Channels travel in quads: four channels of one offset group, zero-padded, so that a sample
+// is one short vector. A column buffer is
+// [quad][tap][pixel][4].
+
+namespace msr::deform::MSR_ISA {
+
+template <typename T>
+struct Lanes {
+  static constexpr int count = MSR_VECTOR_BYTES / sizeof(T);
+  static constexpr int panel = MSR_VECTOR_BYTES == 64 ? 4 : 2;  // vectors side by side in a product, as registers allow
+  typedef T vector __attribute__((vector_size(MSR_VECTOR_BYTES)));
+  typedef T unaligned __attribute__((vector_size(MSR_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  typedef T quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+
+// Finds the samples of one tap for all pixels of the tile: index of the upper left pixel in the padded image, weights
+// of the two rows (times the mask) and the two columns. Outside samples and pixels past the end of the tile point at
+// the rows of zeros below the image.
+template <typename T>
+inline void locate_samples(const Plan& plan, const Tile<T>& tile, int64_t tap, int64_t number, const T* mask,
+                           const Samples<T>& out) {
+  const int stride = static_cast<int>(plan.width) + 2;
+  const int outside = (static_cast<int>(plan.height) + 1) * stride;
+  const T height = static_cast<T>(plan.height), width = static_cast<T>(plan.width);
+  const T shift_y = static_cast<T>(tap / plan.kernel_w * plan.dilation_h);
+  const T shift_x = static_cast<T>(tap % plan.kernel_w * plan.dilation_w);
+  const T* offset_y = tile.offsets + 2 * number * tile.offset_stride;
+  const T* offset_x = offset_y + tile.offset_stride;
+  const T *base_y = tile.base_y, *base_x = tile.base_x;
+  T *row0 = out.row0, *row1 = out.row1, *column0 = out.column0, *column1 = out.column1;
+  int* index = out.index;
+#pragma GCC ivdep
+  for (int64_t p = 0; p < tile.count; ++p) {
+    int top, left;
+    T fy, fx;
+    const T y = (shift_y + base_y[p]) + offset_y[p], x = (shift_x + base_x[p]) + offset_x[p];
+    const bool inside = locate<T>(y, x, height, width, top, left, fy, fx);
+    const T given = mask[p];
+    const T strength = inside ? given : T(0);
+    const int corner = (top + 1) * stride + left + 1;
+    index[p] = inside ? corner : outside;
+    row0[p] = strength * (T(1) - fy);
+    row1[p] = strength * fy;
+    column0[p] = T(1) - fx;
+    column1[p] = fx;
+  }
+  for (int64_t p = tile.count; p < plan.tile; ++p) {
+    index[p] = outside;
+    row0[p] = row1[p] = column0[p] = column1[p] = 0;
+  }
+}
+
+#if MSR_VECTOR_BYTES == 64
+// The masked forms, with all lanes on, keep gcc 12 from warning about registers that the plain ones leave undefined.
+inline __m512 join(const float* a, const float* b) {
+  const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(a)));
+  return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xFF, low, _mm256_castps_pd(_mm256_loadu_ps(b)), 1));
+}
+inline __m512 spread(const float* four) { return _mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps(four)); }
+inline __m512 pick(__m512 values, __m512i which) { return _mm512_maskz_permutevar_ps(0xFFFF, values, which); }
+#endif
+
+// Samples one quad for the whole tile: `plane` is [height + 3][width + 2][4], `column` is [pixel][4].
+template <typename T>
+inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, T* column) {
+  using quad = typename Lanes<T>::quad;
+  const int64_t below = 4 * (plan.width + 2);
+  int64_t p = 0;
+#if MSR_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    // Four pixels at once. The left and right neighbours of a quad lie side by side: one load fetches both.
+    const __m512i first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i second = _mm512_set_epi32(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2);
+    const __m512i each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    for (; p + 4 <= plan.tile; p += 4) {
+      const T* a = plane + int64_t{4} * at.index[p];
+      const T* b = plane + int64_t{4} * at.index[p + 1];
+      const T* c = plane + int64_t{4} * at.index[p + 2];
+      const T* d = plane + int64_t{4} * at.index[p + 3];
+      const __m512 row0 = spread(at.row0 + p), row1 = spread(at.row1 + p);
+      __m512 ab = _mm512_mul_ps(join(a, b), pick(row0, first));
+      __m512 cd = _mm512_mul_ps(join(c, d), pick(row0, second));
+      ab = _mm512_fmadd_ps(join(a + below, b + below), pick(row1, first), ab);
+      cd = _mm512_fmadd_ps(join(c + below, d + below), pick(row1, second), cd);
+      const __m512 left = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0x88), right = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0xDD);
+      const __m512 column0 = pick(spread(at.column0 + p), each);
+      const __m512 column1 = pick(spread(at.column1 + p), each);
+      _mm512_storeu_ps(column + 4 * p, _mm512_fmadd_ps(right, column1, _mm512_mul_ps(left, column0)));
+    }
+  }
+#endif
+  for (; p < plan.tile; ++p) {
+    const T* corner = plane + int64_t{4} * at.index[p];
+    const quad *top = reinterpret_cast<const quad*>(corner), *bottom = reinterpret_cast<const quad*>(corner + below);
+    const quad left = top[0] * at.row0[p] + bottom[0] * at.row1[p];
+    const quad right = top[1] * at.row0[p] + bottom[1] * at.row1[p];
+    *reinterpret_cast<quad*>(column + 4 * p) = left * at.column0[p] + right * at.column1[p];
+  }
+}
+
+// c[row][0 .. N vectors) += a[row][k] * b[k][..]. k runs in steps of four: a's element (row, step, j) is at
+// row * a_row + step * a_step + j * A, that of b (step, j, ..) at (4 * step + j) * b_row.
+template <typename T, int ROWS, int N, int A>
+inline void multiply_block(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, int64_t steps, T* c,
+                           int64_t c_row) {
+  using vector = typename Lanes<T>::vector;
+  using unaligned = typename Lanes<T>::unaligned;
+  constexpr int L = Lanes<T>::count;
+  vector sum[ROWS][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sum[m][n] = *reinterpret_cast<const unaligned*>(c + m * c_row + n * L);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      vector right[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) right[n] = *reinterpret_cast<const unaligned*>(b + j * b_row + n * L);
+#pragma GCC unroll 16
+      for (int m = 0; m < ROWS; ++m) {
+        const vector left = vector{} + a[m * a_row + j * A];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sum[m][n] += left * right[n];
+      }
+    }
+    a += a_step;
+    b += 4 * b_row;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) *reinterpret_cast<unaligned*>(c + m * c_row + n * L) = sum[m][n];
+}
+
+// The product for all pixels of a tile and `vectors` vectors of columns, in packed panels (see pack_panels).
+template <typename T, int ROWS, int N>
+inline void multiply_panel(const Plan& plan, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t steps, T* c,
+                           int64_t c_row) {
+  for (int64_t p = 0; p < plan.tile; p += ROWS)
+    multiply_block<T, ROWS, N, 1>(a + p * a_row, a_row, a_step, b, N * Lanes<T>::count, steps, c + p * c_row, c_row);
+}
+
+template <typename T>
+inline void multiply(const Plan& plan, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t steps,
+                     int64_t vectors, T* c, int64_t c_row) {
+  constexpr int L = Lanes<T>::count, wide = Lanes<T>::panel;
+  for (int64_t v = 0; v < vectors; v += wide) {
+    const T* panel = b + v * L * steps * 4;
+    const int64_t n = vectors - v;
+    if constexpr (wide == 4) {
+      if (n >= 4) multiply_panel<T, 6, 4>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 3) multiply_panel<T, 8, 3>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 2) multiply_panel<T, 12, 2>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 1) multiply_panel<T, 12, 1>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+    } else {
+      if (n >= 2) multiply_panel<T, 6, 2>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 1) multiply_panel<T, 6, 1>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+    }
+  }
+}
+
+// One tile of the forward pass: `sums` is [pixel][groups * out_padded].
+template <typename T>
+void forward_tile(const Plan& plan, const Tile<T>& tile, const T* image, const T* weights, const Samples<T>& at,
+                  T* columns, T* sums) {
+  for (int64_t group = 0; group < plan.offset_groups; ++group)
+    for (int64_t tap = 0; tap < plan.taps; ++tap) {
+      const int64_t number = group * plan.taps + tap;
+      const T* mask = tile.masks + number * tile.mask_stride;
+      // Offsets are read once, from hundreds of places a tile: ask for the next tile's while this one is worked on.
+      for (int64_t p = 0; p < plan.tile; p += int64_t{64 / sizeof(T)}) {
+        __builtin_prefetch(tile.offsets + 2 * number * tile.offset_stride + plan.tile + p);
+        __builtin_prefetch(tile.offsets + (2 * number + 1) * tile.offset_stride + plan.tile + p);
+        __builtin_prefetch(mask + plan.tile + p);
+      }
+      locate_samples<T>(plan, tile, tap, number, mask, at);
+      for (int64_t quad = group * plan.group_quads; quad < (group + 1) * plan.group_quads; ++quad)
+        sample_quad<T>(plan, image + quad * plan.plane, at, columns + (quad * plan.taps + tap) * plan.tile * 4);
+    }
+  const int64_t row = plan.groups * plan.out_padded, vectors = plan.out_padded / Lanes<T>::count;
+  for (int64_t i = 0; i < plan.tile * row; ++i) sums[i] = 0;
+  for (int64_t group = 0; group < plan.groups; ++group) {
+    const Span span = plan.quads_of(group);
+    const int64_t steps = (span.end - span.begin) * plan.taps;
+    multiply<T>(plan, columns + span.begin * plan.taps * plan.tile * 4, 4, plan.tile * 4, weights, steps, vectors,
+                sums + group * plan.out_padded, row);
+    weights += steps * 4 * plan.out_padded;
+  }
+}
+
+}  // namespace msr::deform::MSR_ISA
