@@ -1,0 +1,7 @@
+"""``python -m msr``."""
+
+import sys
+
+from msr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,99 @@
+"""The size that an image file declares, read from its first bytes before any decoder sees it."""
+
+from __future__ import annotations
+
+import struct
+
+from msr.errors import InputError
+
+
+def declared_size(data: bytes, name: str) -> tuple[str, int, int]:
+    """Return the format and the declared width and height of an encoded image.
+
+    A file may declare a size that fills the memory of the machine when decoded, so the size is known before decoding.
+    The layouts are those of the PNG specification (ISO/IEC 15948), JPEG (ITU-T T.81), TIFF 6.0 and BigTIFF, BMP
+    and the WebP container (RFC 9649).
+
+    Args:
+        data: the encoded file.
+        name: how an error names the file.
+
+    Returns:
+        Format (``"png"``, ``"jpeg"``, ``"tiff"``, ``"bmp"`` or ``"webp"``), width and height in pixels, as stored
+        (before any EXIF rotation).
+
+    Raises:
+        InputError: the bytes are none of these formats, or end before the size.
+
+    Example:
+        >>> declared_size(b"BM" + bytes(12) + (40).to_bytes(4, "little") + b"\\x05\\0\\0\\0\\x03\\0\\0\\0", "a.bmp")
+        ('bmp', 5, 3)
+    """
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return ("png", *struct.unpack_from(">II", data, 16))
+        if data.startswith(b"\xff\xd8"):
+            return ("jpeg", *_jpeg_size(data))
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return ("tiff", *_tiff_size(data))
+        if data.startswith(b"BM"):
+            return ("bmp", *_bmp_size(data))
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return ("webp", *_webp_size(data))
+    except (struct.error, IndexError, KeyError):
+        raise InputError(f"{name} is damaged: it ends before its image size") from None
+    raise InputError(f"{name} is not an image that msr reads (PNG, JPEG, TIFF, WebP, BMP)")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise IndexError
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte before a marker
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            at += 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header; DHT, JPG, DAC are not
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        else:
+            length = struct.unpack_from(">H", data, at + 2)[0]
+            if length < 2:
+                raise IndexError
+            at += 2 + length
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    directory = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    count = struct.unpack_from(order + ("Q" if big else "H"), data, directory)[0]
+    step, first, value = (20, directory + 8, 12) if big else (12, directory + 2, 8)
+    found: dict[int, int] = {}
+    for entry in range(min(count, 4096)):
+        at = first + entry * step
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag in (256, 257):  # ImageWidth, ImageLength; stored as BYTE, SHORT, LONG or LONG8
+            found[tag] = struct.unpack_from(order + {1: "B", 3: "H", 4: "I", 16: "Q"}[kind], data, at + value)[0]
+    return found[256], found[257]
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    if struct.unpack_from("<I", data, 14)[0] == 12:  # the OS/2 header
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return abs(width), abs(height)  # a negative height means rows from top to bottom
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF

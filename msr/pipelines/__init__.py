@@ -1,0 +1,15 @@
+"""From pictures, frames and files to enlarged ones: padding, tiles, streams, progress."""
+
+from msr.pipelines.burst import merge_burst, merge_burst_files
+from msr.pipelines.image import Written, upscale_image, upscale_image_files
+from msr.pipelines.video import upscale_frames, upscale_video
+
+__all__ = [
+    "Written",
+    "merge_burst",
+    "merge_burst_files",
+    "upscale_frames",
+    "upscale_image",
+    "upscale_image_files",
+    "upscale_video",
+]

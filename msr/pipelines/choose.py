@@ -1,0 +1,144 @@
+"""Which model runs, where and in which precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from msr.errors import InputError
+from msr.models import available_models, load_model
+
+#: A name that ships, a weights file, or a loaded module.
+Model = str | Path | nn.Module
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: Pixels of context around a tile for models that name none: what flow and alignment reach.
+_HALO = 48
+
+#: A larger output is refused: 2^30 pixels, the limit of the picture encoders.
+MAX_OUTPUT_PIXELS = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A model ready to run: the module, its enlargement factor, and where its inputs go."""
+
+    module: nn.Module
+    kind: str
+    scale: int
+    halo: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def place(self, x: Tensor) -> Tensor:
+        """Put RGB ``(1, 3, H, W)`` float32 on the model's device, in the memory format of its precision."""
+        return x.to(self.device, memory_format=self._memory_format)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
+
+    def check_size(self, height: int, width: int, name: str) -> None:
+        """Refuse a picture whose enlargement has more than ``MAX_OUTPUT_PIXELS``."""
+        if height * width * self.scale**2 > MAX_OUTPUT_PIXELS:
+            size = f"{width * self.scale}x{height * self.scale}"
+            raise InputError(f"{name} would become {size} pixels; at most {MAX_OUTPUT_PIXELS:,} are made")
+
+
+def choose_model(
+    kinds: tuple[str, ...], scale: int | None, model: Model | None, device: str = "auto", dtype: str = "float32"
+) -> Chosen:
+    """Find and load the model for a task.
+
+    Args:
+        kinds: what may run here, the default kind first (``"image"``, ``"video"``, ``"burst"``).
+        scale: enlargement factor; None: that of the model, or 4.
+        model: None for the one that ships for the first kind and the scale; a name, a weights file, or a module, which
+            runs where and as it is (``device`` and ``dtype`` are for names and files).
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``; the latter two run in channels_last.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InputError: no such model or weights, another kind or scale, no such device or dtype.
+
+    Example:
+        >>> choose_model(("image",), 4, None).scale    # doctest: +SKIP
+        4
+    """
+    precision = resolve_dtype(dtype)
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int) or scale < 1):
+        raise InputError(f"scale must be a whole number from 1, got {scale!r}")
+    if isinstance(model, nn.Module):
+        first = next(model.parameters(), None)
+        place = first.device if first is not None else torch.device("cpu")
+        precision = first.dtype if first is not None else torch.float32
+        module = model
+    else:
+        place = resolve_device(device)
+        name = _default_name(kinds[0], 4 if scale is None else scale) if model is None else model
+        module = load_model(name, device=place, dtype=precision)
+        if precision != torch.float32:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    label = type(module).__name__ if isinstance(model, nn.Module) else str(model)
+    kind, own = str(module.kind), int(module.scale)  # type: ignore[arg-type]
+    if kind not in kinds:
+        raise InputError(f"{label} is of kind {kind}; this needs {' or '.join(kinds)}")
+    if scale is not None and own != scale:
+        raise InputError(f"{label} enlarges {own} times, not {scale}")
+    halo = int(getattr(module, "halo", _HALO))
+    return Chosen(module, kind, own, halo, place, precision)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a name; ``"auto"`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: the name is none, or there is no such device.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype of ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+
+    Raises:
+        InputError: another name.
+
+    Example:
+        >>> resolve_dtype("bfloat16")
+        torch.bfloat16
+    """
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    return _DTYPES[dtype]
+
+
+def _default_name(kind: str, scale: int) -> str:
+    shipped = {card.name: card.scale for card in available_models() if card.kind == kind}
+    name = f"{kind}-x{scale}"
+    if name not in shipped:
+        scales = sorted(set(shipped.values()))
+        have = f"there are some for {', '.join(f'x{s}' for s in scales)}" if scales else "none of that kind ship"
+        raise InputError(f"no {kind} weights for scale {scale}: {have}")
+    return name

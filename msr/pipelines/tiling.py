@@ -1,0 +1,173 @@
+"""Tiles: a large picture in parts that fit in memory, joined without a seam."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from msr.errors import InputError
+
+#: Width in LR pixels of the band on either side of a join in which two tiles fade into each other.
+FADE = 8
+
+#: Rough peak of memory for one LR pixel, an upper bound for the models that ship (features in float32 at x4).
+_BYTES_PER_PIXEL = 24_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Along one axis, in LR pixels: what a tile reads, and the trapezoid of its weight.
+
+    The weight rises over ``[start, start + rise)`` and falls over ``[stop - fall, stop)``; rise and fall are 0 at the
+    border of the picture.
+    """
+
+    read_start: int
+    read_stop: int
+    start: int
+    stop: int
+    rise: int
+    fall: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """A picture of ``height`` by ``width`` LR pixels cut into overlapping tiles.
+
+    Source: halo (ghost-cell) tiling with a linear cross-fade between neighbours; weights sum to one at every pixel.
+    """
+
+    height: int
+    width: int
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def cut(self, x: Tensor, index: int) -> Tensor:
+        """The part of ``x (..., H, W)`` that tile ``index`` reads."""
+        row, column = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
+        return x[..., row.read_start : row.read_stop, column.read_start : column.read_stop]
+
+    def join(self, run: Callable[[int], Tensor], scale: int) -> Tensor:
+        """Enlarge every tile and join the results.
+
+        Args:
+            run: gives the enlargement ``(1, 3, sh, sw)`` of what ``cut(x, index)`` gave.
+            scale: enlargement factor.
+
+        Returns:
+            ``(1, 3, sH, sW)``; float32 where there are several tiles.
+
+        Raises:
+            ValueError: ``run`` gave another size.
+
+        Example:
+            >>> x = torch.rand(1, 3, 50, 60)
+            >>> tiles = plan_tiles(50, 60, 32, 8)
+            >>> bool(torch.allclose(tiles.join(lambda i: tiles.cut(x, i), 1), x))
+            True
+        """
+        if len(self) == 1:
+            return run(0)
+        out: Tensor | None = None
+        for index in range(len(self)):
+            row, column = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
+            tile = run(index)
+            read = ((row.read_stop - row.read_start) * scale, (column.read_stop - column.read_start) * scale)
+            if tuple(tile.shape[-2:]) != read:
+                raise ValueError(f"a tile was enlarged to {tuple(tile.shape)}, expected (1, 3, {read[0]}, {read[1]})")
+            if out is None:
+                out = torch.zeros(1, 3, self.height * scale, self.width * scale, device=tile.device)
+            top, left = (row.start - row.read_start) * scale, (column.start - column.read_start) * scale
+            high, wide = (row.stop - row.start) * scale, (column.stop - column.start) * scale
+            inner = tile[..., top : top + high, left : left + wide].float()
+            weight = _ramp(row, scale, tile.device)[:, None] * _ramp(column, scale, tile.device)
+            out[..., row.start * scale : row.stop * scale, column.start * scale : column.stop * scale] += inner * weight
+        assert out is not None
+        return out
+
+
+def plan_tiles(height: int, width: int, tile: int, halo: int) -> Tiles:
+    """Cut a picture into tiles whose results join without a seam.
+
+    Each tile covers at most ``tile`` pixels a side, fades into its neighbours over ``2 * FADE`` pixels and reads
+    ``halo`` pixels beyond what it gives. With a halo of at least the receptive field the result is that of the whole
+    picture up to rounding. Layers that pool over the whole picture (channel attention) see the tile instead: there the
+    tiles differ by the change of those means, and the fade spreads that difference so that no edge shows.
+
+    Args:
+        height: of the picture in LR pixels.
+        width: likewise.
+        tile: side of a tile in LR pixels, at least ``4 * FADE``; one that covers the picture gives one tile.
+        halo: pixels of context around a tile.
+
+    Returns:
+        The tiles.
+
+    Raises:
+        InputError: ``tile`` is too small.
+
+    Example:
+        >>> len(plan_tiles(480, 640, 256, 32))
+        6
+    """
+    if tile < 4 * FADE:
+        raise InputError(f"a tile must be at least {4 * FADE} pixels a side, got {tile}")
+    return Tiles(height, width, _spans(height, tile, halo), _spans(width, tile, halo))
+
+
+def choose_tile(tile: int | None, device: torch.device) -> int:
+    """The side of a tile in LR pixels: ``tile`` itself, or for None or 0 what a quarter of the device's memory holds.
+
+    It depends on the size of the memory, not on what is free at the moment, so that a result can be repeated.
+
+    Raises:
+        InputError: ``tile`` is negative.
+
+    Example:
+        >>> choose_tile(256, torch.device("cpu"))
+        256
+    """
+    if tile is not None and tile < 0:
+        raise InputError(f"a tile must be at least {4 * FADE} pixels a side, or 0 for automatic, got {tile}")
+    if tile:
+        return tile
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(max(math.sqrt(memory / 4 / _BYTES_PER_PIXEL), 96), 1024))
+
+
+def _spans(size: int, tile: int, halo: int) -> tuple[Span, ...]:
+    """Cut one axis evenly."""
+    count = max(1, math.ceil(size / tile))
+    edges = [size * i // count for i in range(count + 1)]
+    spans = []
+    for left, right in itertools.pairwise(edges):
+        first, last = left == 0, right == size
+        start, stop = (left if first else left - FADE), (right if last else right + FADE)
+        start, stop = max(start, 0), min(stop, size)
+        read = (max(start - halo, 0), min(stop + halo, size))
+        spans.append(Span(*read, start, stop, 0 if first else 2 * FADE, 0 if last else 2 * FADE))
+    return tuple(spans)
+
+
+def _ramp(span: Span, scale: int, device: torch.device) -> Tensor:
+    """The weights along one axis: neighbours' ramps add up to one."""
+    weight = torch.ones((span.stop - span.start) * scale, device=device)
+    if span.rise:
+        rise = span.rise * scale
+        weight[:rise] = (torch.arange(rise, device=device) + 0.5) / rise
+    if span.fall:
+        fall = span.fall * scale
+        weight[-fall:] = 1.0 - (torch.arange(fall, device=device) + 0.5) / fall
+    return weight
