@@ -20,6 +20,7 @@ class DataConfig:
     clips: str = ""  # folder of video files and of folders of frames
     clip_shrink: float = 2.0  # clips are reduced so much before they serve as originals
     clip_share: float = 0.5  # share of real clips in a batch; the rest is simulated from photos
+    description: str = ""  # of the data, for the weights' card
     validation: str = ""  # folder of originals: photos, or folders of frames for video
 
 

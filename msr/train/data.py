@@ -11,7 +11,8 @@ import numpy as np
 from msr.errors import InputError
 from msr.io.frames import FolderReader
 from msr.io.image import IMAGE_SUFFIXES, convert_depth, read_image
-from msr.io.video import VIDEO_SUFFIXES, VideoReader
+from msr.io.video import VideoReader
+from msr.io.video_writer import VIDEO_SUFFIXES
 
 
 def list_photos(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import queue
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from msr.errors import InputError
-from msr.models import build_model, load_model, save_model
+from msr.models import ModelCard, build_model, load_model, save_model
 from msr.train.config import Config, TrainConfig, load_config
 from msr.train.tasks import Task, make_task
 
@@ -155,6 +156,22 @@ class Trainer:
         self.step += 1
         return {"loss": float(loss.detach()), "learning_rate": rate, **logs}
 
+    def card(self, figures: dict[str, float]) -> ModelCard:
+        """What to say of the weights as they are now."""
+        config = self.config
+        return ModelCard(
+            name=self.output.stem,
+            kind=config.kind,
+            scale=int(self.model.scale),  # type: ignore[arg-type]
+            phase=str(self.model.phase),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            degradation=config.degradation.name,
+            data=config.data.description,
+            steps=self.step,
+            figures=figures,
+            license="Apache-2.0",
+        )
+
     def validate(self) -> float:
         """The averaged model's figure on the validation pictures; a before/after picture goes beside the output."""
         with torch.inference_mode():
@@ -213,6 +230,9 @@ def train(config: Path, *, resume: bool = False) -> Path:
             )
     trainer.save()
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
+    figures = {}
     if settings.data.validation:
-        note({"validation": round(trainer.validate(), 4), "final": True})
+        figures["validation PSNR-Y, dB"] = round(trainer.validate(), 2)
+        note({**figures, "final": True})
+    trainer.output.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1) + "\n")
     return trainer.output
