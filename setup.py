@@ -22,7 +22,7 @@ ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 # The oldest torch whose stable ABI the kernels use, in the form that its headers want.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 # Contraction to fused multiply-adds, and no bookkeeping of errno or floating-point traps: both only hinder vectorisation.
-CXX_FLAGS = ["-O3", "-fopenmp-simd", "-std=c++17", "-Wall", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS = ["-O3", "-g0", "-fopenmp-simd", "-std=c++17", "-Wall", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "--extended-lambda"]
 
 

@@ -107,18 +107,19 @@ void backward_flow_channels_last(const T* grad, const T* x, const Strides& xs, c
   });
 }
 
-// How many channels one thread takes where threads may only share an image by its channels.
-int64_t channel_share(const Sizes& s) {
+// How many channels one thread takes where threads may only share an image by its channels: a `multiple` that fills cache
+// lines, so that no two threads write to the same one.
+int64_t channel_share(const Sizes& s, int64_t multiple) {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t shares = (threads + s.batch - 1) / s.batch;
   const int64_t share = (s.channels + shares - 1) / shares;
-  return std::min(s.channels, (share + 15) / 16 * 16);  // whole cache lines
+  return std::min(s.channels, (share + multiple - 1) / multiple * multiple);
 }
 
 // Calls body(b, first, last) for every image and share of its channels, in parallel.
 template <typename Body>
-void each_share(const Sizes& s, const Body& body) {
-  const int64_t share = channel_share(s), shares = (s.channels + share - 1) / share;
+void each_share(const Sizes& s, int64_t multiple, const Body& body) {
+  const int64_t share = channel_share(s, multiple), shares = (s.channels + share - 1) / share;
   torch::stable::parallel_for(0, s.batch * shares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t first = n % shares * share;
@@ -132,7 +133,7 @@ template <int K, typename T>
 void backward_x_channels_last(const T* grad, const Flow<compute_t<T>>& flow, compute_t<T>* grad_x, const Sizes& s) {
   using C = compute_t<T>;
   const Strides gs{s.height * s.width * s.channels, 1, s.width * s.channels, s.channels};
-  each_share(s, [&](int64_t image, int64_t first, int64_t last) {
+  each_share(s, 16, [&](int64_t image, int64_t first, int64_t last) {
     with_simd([&] {
       each_pixel(s, image * s.pixels(), (image + 1) * s.pixels(), [&](int64_t b, int64_t i, int64_t j) {
         const PixelTaps<K, T> pixel(flow, s, b, i, j);
@@ -161,15 +162,15 @@ struct BlockTaps {
   bool inside[K * K][kPixels];
   bool edge;  // whether any tap lies outside
 
-  MSR_HOST_DEVICE void fill(const Flow<C>& flow, const Sizes& s, const Strides& stride, int64_t b, int64_t begin,
+  MSR_HOST_DEVICE void fill(const Flow<C>& flow, const Sizes& s, int64_t row_stride, int64_t b, int64_t begin,
                             int count) {
-    each(flow, s, stride, b, begin, count, [&](int n, const Taps<K, C>& across, const Taps<K, C>& down) {
+    each(flow, s, row_stride, b, begin, count, [&](int n, const Taps<K, C>& across, const Taps<K, C>& down) {
       for (int k = 0; k < K * K; ++k) weight[k][n] = down.weight[k / K] * across.weight[k % K];
     });
   }
 
   template <typename Body>
-  MSR_HOST_DEVICE void each(const Flow<C>& flow, const Sizes& s, const Strides& stride, int64_t b, int64_t begin,
+  MSR_HOST_DEVICE void each(const Flow<C>& flow, const Sizes& s, int64_t row_stride, int64_t b, int64_t begin,
                             int count, const Body& body) {
     edge = false;
     int64_t i = begin / s.out_width, j = begin % s.out_width;
@@ -178,7 +179,7 @@ struct BlockTaps {
       const auto down = taps<K>(flow.y(b, i, j), s.height, s.border);
       for (int k = 0; k < K * K; ++k) {
         inside[k][n] = down.inside[k / K] && across.inside[k % K];
-        offset[k][n] = static_cast<Offset>(down.index[k / K] * stride.h + across.index[k % K]);
+        offset[k][n] = static_cast<Offset>(down.index[k / K] * row_stride + across.index[k % K]);
         edge |= !inside[k][n];
       }
       body(n, across, down);
@@ -213,7 +214,7 @@ void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flo
       for (int64_t n = first; n < last; ++n) {
         const int64_t b = n / blocks, begin = n % blocks * Block::kPixels;
         const int count = static_cast<int>(std::min<int64_t>(Block::kPixels, s.pixels() - begin));
-        block.fill(flow, s, xs, b, begin, count);
+        block.fill(flow, s, xs.h, b, begin, count);
         for (int64_t c = 0; c < s.channels; ++c) {
           const T* plane = x + b * xs.b + c * xs.c;
           T* to = out + (b * s.channels + c) * s.pixels() + begin;
@@ -221,6 +222,77 @@ void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flo
             forward_plane<K, true>(block, plane, to, count);
           else
             forward_plane<K, false>(block, plane, to, count);
+        }
+      }
+    });
+  });
+}
+
+template <int K, typename T, typename Offset>
+void backward_flow_planes(const T* grad, const T* x, const Strides& xs, const Flow<compute_t<T>>& flow,
+                          compute_t<T>* grad_flow, const Sizes& s) {
+  using C = compute_t<T>;
+  using Block = BlockTaps<K, T, Offset>;
+  constexpr int kPixels = Block::kPixels;
+  const int64_t blocks = (s.pixels() + kPixels - 1) / kPixels;
+  parallel(s.batch * blocks, 2 * s.channels * K * K * kPixels, [&](int64_t first, int64_t last) {
+    Block block;
+    C along_x[K * K][kPixels], along_y[K * K][kPixels], sum_x[kPixels], sum_y[kPixels];
+    with_simd([&] {
+      for (int64_t m = first; m < last; ++m) {
+        const int64_t b = m / blocks, begin = m % blocks * kPixels;
+        const int count = static_cast<int>(std::min<int64_t>(kPixels, s.pixels() - begin));
+        block.each(flow, s, xs.h, b, begin, count, [&](int n, const Taps<K, C>& across, const Taps<K, C>& down) {
+          for (int k = 0; k < K * K; ++k) {
+            along_x[k][n] = down.weight[k / K] * across.slope[k % K];
+            along_y[k][n] = down.slope[k / K] * across.weight[k % K];
+          }
+          sum_x[n] = sum_y[n] = C(0);
+        });
+        for (int64_t c = 0; c < s.channels; ++c) {
+          const T* plane = x + b * xs.b + c * xs.c;
+          const T* from = grad + (b * s.channels + c) * s.pixels() + begin;
+          const auto add = [&](auto edge) {
+#pragma omp simd
+            for (int n = 0; n < count; ++n) {
+              C to_x = C(0), to_y = C(0);
+              for (int k = 0; k < K * K; ++k) {
+                const C value = block.template read<decltype(edge)::value>(plane, k, n);
+                to_x += along_x[k][n] * value;
+                to_y += along_y[k][n] * value;
+              }
+              sum_x[n] += load(from[n]) * to_x;
+              sum_y[n] += load(from[n]) * to_y;
+            }
+          };
+          block.edge ? add(std::true_type{}) : add(std::false_type{});
+        }
+        C* to = grad_flow + b * 2 * s.pixels() + begin;
+        std::copy(sum_x, sum_x + count, to);
+        std::copy(sum_y, sum_y + count, to + s.pixels());
+      }
+    });
+  });
+}
+
+template <int K, typename T, typename Offset>
+void backward_x_planes(const T* grad, const Flow<compute_t<T>>& flow, compute_t<T>* grad_x, const Sizes& s) {
+  using C = compute_t<T>;
+  using Block = BlockTaps<K, T, Offset>;
+  each_share(s, 1, [&](int64_t b, int64_t first, int64_t last) {
+    Block block;
+    with_simd([&] {
+      for (int64_t begin = 0; begin < s.pixels(); begin += Block::kPixels) {
+        const int count = static_cast<int>(std::min<int64_t>(Block::kPixels, s.pixels() - begin));
+        block.fill(flow, s, s.width, b, begin, count);
+        for (int64_t c = first; c < last; ++c) {
+          C* plane = grad_x + (b * s.channels + c) * s.height * s.width;
+          const T* from = grad + (b * s.channels + c) * s.pixels() + begin;
+          for (int n = 0; n < count; ++n) {
+            const C value = load(from[n]);
+            for (int k = 0; k < K * K; ++k)
+              if (block.inside[k][n]) plane[block.offset[k][n]] += block.weight[k][n] * value;
+          }
         }
       }
     });
@@ -272,6 +344,56 @@ Tensor flow_warp_cpu(const Tensor& input, const Tensor& input_flow, const std::s
   return out;
 }
 
+std::tuple<Tensor, Tensor> flow_warp_backward_cpu(const Tensor& input_grad, const Tensor& input, const Tensor& input_flow,
+                                                  const std::string& interpolation, const std::string& padding_mode,
+                                                  bool needs_x, bool needs_flow) {
+  using namespace flow_warp;
+  const Sizes s = sizes(input, input_flow, is_border(padding_mode));
+  check_grad(input_grad, input, s);
+  const MemoryFormat format = memory_format(input);
+  const ScalarType type = input.scalar_type(), compute = compute_type(type);
+  // Sums over many pixels and channels: collected in the compute type, rounded once at the end.
+  Tensor grad_x = needs_x ? empty(input, {s.batch, s.channels, s.height, s.width}, compute, format)
+                          : empty(input, {0}, compute);
+  Tensor grad_flow = needs_flow ? empty(input, {s.batch, 2, s.out_height, s.out_width}, compute) : empty(input, {0}, compute);
+  if (needs_x) torch::stable::zero_(grad_x);
+  const bool nothing = input.numel() == 0 || input_flow.numel() == 0;
+  if (needs_flow && nothing) torch::stable::zero_(grad_flow);
+  if (!nothing) {
+    const Tensor x = with_unit_stride(input);
+    const Tensor flow = to_type(input_flow, compute);
+    const Tensor grad = torch::stable::contiguous(to_type(input_grad, type), format);
+    const Strides xs = strides(x);
+    const bool small = (s.height - 1) * std::max(xs.h, s.width) + s.width <= INT32_MAX;
+    dispatch_floating(type, "flow_warp", [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      using C = compute_t<T>;
+      const T* g = static_cast<const T*>(grad.data_ptr());
+      const T* from = static_cast<const T*>(x.data_ptr());
+      C* to_x = static_cast<C*>(grad_x.data_ptr());
+      C* to_flow = static_cast<C*>(grad_flow.data_ptr());
+      const auto f = flow_of<C>(flow);
+      with_taps(taps_of(interpolation), [&](auto k) {
+        constexpr int K = decltype(k)::value;
+        if (format == MemoryFormat::ChannelsLast) {
+          if (needs_x) backward_x_channels_last<K>(g, f, to_x, s);
+          if (needs_flow) backward_flow_channels_last<K>(g, from, xs, f, to_flow, s);
+        } else if (small) {
+          if (needs_x) backward_x_planes<K, T, int32_t>(g, f, to_x, s);
+          if (needs_flow) backward_flow_planes<K, T, int32_t>(g, from, xs, f, to_flow, s);
+        } else {
+          if (needs_x) backward_x_planes<K, T, int64_t>(g, f, to_x, s);
+          if (needs_flow) backward_flow_planes<K, T, int64_t>(g, from, xs, f, to_flow, s);
+        }
+      });
+    });
+  }
+  return {to_type(grad_x, type), to_type(grad_flow, input_flow.scalar_type())};
+}
+
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("flow_warp", TORCH_BOX(&msr::flow_warp_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
+  m.impl("flow_warp", TORCH_BOX(&msr::flow_warp_cpu));
+  m.impl("flow_warp_backward", TORCH_BOX(&msr::flow_warp_backward_cpu));
+}

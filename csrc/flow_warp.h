@@ -84,6 +84,9 @@ MSR_HOST_DEVICE Taps<K, C> taps(C position, int64_t size, bool border) {
     result.inside[k] = border || (index >= 0 && index < size);
     result.index[k] = index < 0 ? 0 : index < size ? index : size - 1;
   }
+  // Where every tap reads the same border pixel moving changes nothing: exactly, not up to rounding.
+  if (border && result.index[0] == result.index[K - 1])
+    for (int k = 0; k < K; ++k) result.slope[k] = C(0);
   return result;
 }
 
@@ -116,6 +119,12 @@ inline Sizes sizes(const Tensor& x, const Tensor& flow, bool border) {
   MSR_CHECK(!border || s.height * s.width > 0 || s.batch * s.pixels() == 0,
             "flow_warp cannot pad with the border of an image without pixels, got ", describe(x));
   return s;
+}
+
+inline void check_grad(const Tensor& grad, const Tensor& x, const Sizes& s) {
+  MSR_CHECK(grad.dim() == 4 && grad.size(0) == s.batch && grad.size(1) == s.channels && grad.size(2) == s.out_height &&
+                grad.size(3) == s.out_width,
+            "flow_warp_backward needs grad (B, C, Ho, Wo), got ", describe(grad), " for x ", describe(x));
 }
 
 template <typename C>

@@ -140,7 +140,7 @@ class OpContract:
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     def test_gradcheck(self, sample: Sample, layout: str, device) -> None:
-        if not sample.gradcheck:
+        if not sample.gradcheck or any(t is not None and t.numel() == 0 for t in sample.tensors):
             pytest.skip("finite differences mean nothing for this sample")
         tensors = [arrange(t, layout) for t in sample.to(device, torch.float64)]
         leaves = [t.detach().requires_grad_() for t in tensors if t is not None]

@@ -27,6 +27,11 @@ class TestFlowWarp(OpContract):
     op = staticmethod(flow_warp)
     reference = staticmethod(flow_warp_reference)
     name = "flow_warp"
+
+    @classmethod
+    def dispatcher_arguments(cls, tensors, options):
+        return (*tensors, options.get("interpolation", "bilinear"), options.get("padding_mode", "zeros"))
+
     samples: ClassVar = {
         **{f"{i}-{p}": make((2, 5, 7, 9), (6, 11), interpolation=i, padding_mode=p) for i, p in MODES},
         "many-channels": make((1, 37, 5, 6), (5, 6)),
