@@ -129,12 +129,13 @@ def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None) 
         options = [cv2.IMWRITE_WEBP_QUALITY, 95]
     # An RGB profile in a gray PNG is refused by libpng.
     embed = icc is not None and holds_icc and pixels.ndim == 3
+    done = False
     with _silent_opencv():
         try:
             if embed:
                 chunk = np.frombuffer(icc or b"", np.uint8)
                 done, data = cv2.imencodeWithMetadata(suffix, samples, [cv2.IMAGE_METADATA_ICCP], [chunk], options)
-            else:
+            if not done:  # no profile, or one that the encoder finds broken
                 done, data = cv2.imencode(suffix, samples, options)
         except (cv2.error, MemoryError) as error:
             raise WorkError(f"cannot encode {path}: {_reason(error)}") from None

@@ -1,0 +1,205 @@
+"""Clips keep their frames, times, colours and audio; truncated ones are found out."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from made import RATE, clip, picture
+
+from msr.errors import InputError, WorkError
+from msr.io import ClipFormat, FolderReader, FolderWriter, VideoReader, VideoWriter, write_image
+
+
+def copy(source: Path, target: Path) -> None:
+    """Read and write every frame as it is, with the audio."""
+    with VideoReader(source) as clip_in:
+        size = clip_in.format.width, clip_in.format.height
+        with VideoWriter(target, clip_in.format, *size, source if clip_in.audio else None) as out:
+            for frame in clip_in:
+                out.write(frame.pixels, frame.pts, frame.duration)
+
+
+def times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+
+
+def audio_packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_frames_are_those_that_were_encoded(tmp_path: Path) -> None:
+    with VideoReader(clip(tmp_path / "a.mp4", 5)) as reader:
+        assert (reader.format.width, reader.format.height, reader.frames) == (64, 48, 5)
+        assert reader.format.rate == RATE
+        frames = list(reader)
+    assert len(frames) == 5
+    for index, frame in enumerate(frames):
+        difference = np.abs(frame.pixels[:, 8:-8].astype(int) - np.roll(picture(), index, 1)[:, 8:-8])
+        assert difference.mean() < 4, index
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "audio", "target"),
+    [
+        ("a.mp4", "libx264", "aac", "b.mp4"),
+        ("a.mkv", "libx264", "aac", "b.mkv"),
+        ("a.mp4", "libx264", "aac", "b.mov"),
+        ("a.webm", "libvpx-vp9", "libopus", "b.webm"),
+        ("a.avi", "mpeg4", "", "b.mkv"),
+    ],
+)
+def test_times_and_audio_go_along(tmp_path: Path, source: str, codec: str, audio: str, target: str) -> None:
+    clip(tmp_path / source, 12, codec=codec, audio=audio)
+    copy(tmp_path / source, tmp_path / target)
+    before, after = times(tmp_path / source), times(tmp_path / target)
+    assert len(before) == len(after) == 12
+    # Matroska keeps whole milliseconds.
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) <= Fraction(1, 1000)
+    if audio:
+        packets = audio_packets(tmp_path / source)
+        assert packets and audio_packets(tmp_path / target) == packets
+
+
+def test_uneven_times_are_kept(tmp_path: Path) -> None:
+    shown = [0, 300, 400, 1000, 1100, 4000]
+    source = ClipFormat(64, 48, Fraction(30), Fraction(1, 3000))
+    with VideoWriter(tmp_path / "a.mp4", source, 64, 48) as out:
+        for pts, after in zip(shown, [*shown[1:], 4100], strict=True):
+            out.write(picture(), pts, after - pts)
+    copy(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert times(tmp_path / "b.mp4") == [Fraction(pts, 3000) for pts in shown]
+
+
+def test_a_raw_stream_without_times_gets_them_from_its_rate(tmp_path: Path) -> None:
+    copy(clip(tmp_path / "a.h264", 6), tmp_path / "b.mp4")
+    seen = times(tmp_path / "b.mp4")
+    assert [float(time) for time in seen] == pytest.approx([float(index / RATE) for index in range(6)], abs=1e-4)
+
+
+@pytest.mark.parametrize(("matrix", "full"), [(1, False), (6, False), (1, True), (9, False)])
+def test_colours_and_their_tags_survive(tmp_path: Path, matrix: int, full: bool) -> None:
+    flat = np.empty((48, 64, 3), np.uint8)
+    flat[:] = (200, 60, 30)
+    source = ClipFormat(64, 48, Fraction(25), Fraction(1, 25), matrix=matrix, full_range=full)
+    with VideoWriter(tmp_path / "a.mp4", source, 64, 48) as out:
+        out.write(flat, 0, 1)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        raw = next(container.decode(video=0)).to_ndarray()
+    # Luma by ITU-T H.273: the weights of red and blue of the matrix, the scale of the range.
+    red, blue = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    luma = (red * 200 + (1 - red - blue) * 60 + blue * 30) / 255
+    expected = luma * 255 if full else 16 + luma * 219
+    assert abs(raw[:48].mean() - expected) < 1.5
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert (reader.format.matrix, reader.format.full_range) == (matrix, full)
+        assert np.abs(next(iter(reader)).pixels.astype(int) - flat).max() <= 4
+
+
+def test_a_display_rotation_is_applied(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mp4", 2)
+    data = path.read_bytes()
+    # The matrix of the track header (ISO/IEC 14496-12): a quarter turn clockwise.
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 16
+    assert struct.unpack_from(">iii", data, at) == (0x10000, 0, 0)
+    turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 48 * 0x10000, 0, 0x40000000)
+    path.write_bytes(data[:at] + turned + data[at + 36 :])
+    with VideoReader(path) as reader:
+        assert (reader.format.width, reader.format.height) == (48, 64)
+        pixels = next(iter(reader)).pixels
+    assert np.abs(pixels.astype(int) - np.rot90(picture(), -1)).mean() < 4
+
+
+def test_ten_bits_stay_ten_bits(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 65535, 256).astype(np.uint16)[None, :, None], (48, 256, 3))
+    source = ClipFormat(256, 48, Fraction(25), Fraction(1, 25), deep=True)
+    with VideoWriter(tmp_path / "a.mkv", source, 256, 48) as out:
+        out.write(ramp, 0, 1)
+    copy(tmp_path / "a.mkv", tmp_path / "b.mkv")
+    with VideoReader(tmp_path / "b.mkv") as reader:
+        pixels = next(iter(reader)).pixels
+    assert pixels.dtype == np.uint16
+    assert np.abs(pixels[:, 8:-8].astype(int) - ramp[:, 8:-8]).mean() < 65535 / 400
+
+
+def test_odd_sizes_are_kept(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", ClipFormat(33, 31, Fraction(25), Fraction(1, 25)), 33, 31) as out:
+        out.write(picture(31, 33), 0, 1)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert next(iter(reader)).pixels.shape == (31, 33, 3)
+
+
+@pytest.mark.parametrize("part", [0.02, 0.4, 0.8])
+@pytest.mark.parametrize(
+    ("name", "codec", "faststart"),
+    [("a.mp4", "libx264", False), ("a.mp4", "libx264", True), ("a.mkv", "libx264", False), ("a.avi", "mpeg4", False)],
+)
+def test_truncated_clips_are_found_out(tmp_path: Path, name: str, codec: str, faststart: bool, part: float) -> None:
+    path = clip(tmp_path / name, 20, codec=codec)
+    if faststart:
+        with av.open(str(path)) as source, av.open(str(tmp_path / "f.mp4"), "w", options={"movflags": "faststart"}) as out:
+            stream = out.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    out.mux(packet)
+        path = tmp_path / "f.mp4"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises((InputError, WorkError), match="truncated"), VideoReader(path) as reader:
+        list(reader)
+
+
+def test_whole_clips_are_not_called_truncated(tmp_path: Path) -> None:
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")):
+        for frames in (1, 2, 25):
+            with VideoReader(clip(tmp_path / name, frames, codec=codec)) as reader:
+                assert len(list(reader)) == frames, (name, frames)
+
+
+def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"words, not frames" * 100)
+    (tmp_path / "b.mp4").write_bytes(b"")
+    for path in (tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.mp4", tmp_path):
+        with pytest.raises(InputError):
+            VideoReader(path)
+    with pytest.raises(InputError, match="must end in"):
+        VideoWriter(tmp_path / "a.xyz", ClipFormat(64, 48, Fraction(25), Fraction(1, 25)), 64, 48)
+
+
+def test_audio_that_does_not_fit_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mp4", 3, audio="aac")
+    with pytest.raises(InputError, match=r"\.webm cannot hold the aac audio"):
+        copy(tmp_path / "a.mp4", tmp_path / "b.webm")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
+
+
+def test_a_failure_between_frames_leaves_the_old_clip(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    source = ClipFormat(64, 48, Fraction(25), Fraction(1, 25))
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", source, 64, 48) as out:
+        out.write(picture(), 0, 1)
+        raise KeyboardInterrupt
+    assert (tmp_path / "a.mp4").read_bytes() == b"old" and list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
+
+
+def test_a_folder_of_pictures_is_a_clip(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in (2, 10, 1):
+        write_image(tmp_path / "in" / f"f{index}.png", np.full((6, 8, 3), index, np.uint8))
+    with FolderReader(tmp_path / "in") as reader:
+        frames = list(reader)
+    assert [int(frame.pixels[0, 0, 0]) for frame in frames] == [1, 2, 10]
+    assert [frame.pts for frame in frames] == [0, 1, 2]
+    with FolderWriter(tmp_path / "out") as out:
+        for frame in frames:
+            out.write(frame.pixels, frame.pts, frame.duration)
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["000000.png", "000001.png", "000002.png"]
+    with pytest.raises(ZeroDivisionError), FolderWriter(tmp_path / "half") as out:
+        out.write(frames[0].pixels, 0, 1)
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
