@@ -23,7 +23,9 @@ def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
     return np.rint(top * (1 - fy) + bottom * fy).astype(np.uint8)
 
 
-def clip(path: Path, frames: int = 12, *, size: tuple[int, int] = (64, 48), codec: str = "libx264", audio: str = "") -> Path:
+def clip(
+    path: Path, frames: int = 12, *, size: tuple[int, int] = (64, 48), codec: str = "libx264", audio: str = ""
+) -> Path:
     """A clip of a picture that moves to the right by a pixel a frame; ``audio`` names a codec."""
     with av.open(str(path), "w") as out:
         video = out.add_stream(codec, rate=RATE)
@@ -45,7 +47,7 @@ def clip(path: Path, frames: int = 12, *, size: tuple[int, int] = (64, 48), code
 
 
 def dng(path: Path, rgb: tuple[float, float, float] = (0.5, 0.25, 0.125), orientation: int = 1) -> Path:
-    """An uncompressed 48x32 RGGB photo of one linear sRGB colour, seen by a camera whose primaries are those of sRGB."""
+    """An uncompressed 48x32 RGGB photo of one linear sRGB colour, by a camera whose primaries are those of sRGB."""
     mosaic = np.empty((32, 48), np.uint16)
     for row, column, value in ((0, 0, rgb[0]), (0, 1, rgb[1]), (1, 0, rgb[1]), (1, 1, rgb[2])):
         mosaic[row::2, column::2] = round(512 + value * (16383 - 512))

@@ -13,7 +13,8 @@ from msr.io import read_raw
 def test_a_dng_becomes_srgb(tmp_path: Path) -> None:
     linear = np.array([0.5, 0.25, 0.125])
     pixels = read_raw(dng(tmp_path / "a.dng", (0.5, 0.25, 0.125)))
-    assert pixels.shape == (32, 48, 3) and pixels.dtype == np.uint16
+    assert pixels.shape == (32, 48, 3)
+    assert pixels.dtype == np.uint16
     # IEC 61966-2-1, above the linear part.
     expected = 1.055 * linear ** (1 / 2.4) - 0.055
     np.testing.assert_allclose(pixels[8:-8, 8:-8].reshape(-1, 3).mean(0) / 65535, expected, atol=0.002)
