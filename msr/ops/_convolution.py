@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msr.ops._layout import empty_like
+from msr.ops._layout import empty_like, memory_format
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
@@ -42,6 +42,18 @@ def check_vector(name: str, vector: Tensor, lengths: tuple[int, ...], like: Tens
             f"{name} has shape {wanted}, dtype {like.dtype} and device {like.device}; "
             f"got {tuple(vector.shape)} {vector.dtype} on {vector.device}"
         )
+
+
+def new_output(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return an uninitialised `shape` with the dtype, device and layout of `like`; one channel alone is contiguous."""
+    return empty_like(like, shape) if shape[1] > 1 else like.new_empty(shape)
+
+
+def in_layout_of(like: Tensor, out: Tensor) -> Tensor:
+    """Return `out` with the strides that `new_output` gives it."""
+    if out.shape[1] > 1:
+        return out.contiguous(memory_format=memory_format(like))
+    return out.contiguous().flatten().view(out.shape)  # flattened, as PyTorch calls some strange strides contiguous
 
 
 def needed_gradients(

@@ -12,9 +12,10 @@ from msr.ops._convolution import (
     check_activation,
     check_vector,
     empty_gradients,
+    in_layout_of,
     needed_gradients,
+    new_output,
 )
-from msr.ops._layout import empty_like, memory_format
 
 
 def conv_pixel_shuffle(
@@ -72,9 +73,9 @@ def conv_pixel_shuffle_reference(
     """Compute `conv_pixel_shuffle` in plain PyTorch: the definition, and what runs where there is no kernel."""
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
     if 0 in x.shape[2:]:  # PyTorch convolves no picture without pixels
-        return torch.zeros_like(empty_like(x, _output_shape(x, weight, upscale_factor)))
+        return torch.zeros_like(new_output(x, _output_shape(x, weight, upscale_factor)))
     out = activate(F.conv2d(x, weight, bias, padding=1), activation, prelu_weight)
-    return F.pixel_shuffle(out, upscale_factor).contiguous(memory_format=memory_format(x))
+    return in_layout_of(x, F.pixel_shuffle(out, upscale_factor))
 
 
 def conv_pixel_shuffle_backward_reference(
@@ -139,7 +140,7 @@ _backward_op = torch.library.custom_op(
 
 @_op.register_fake
 def _(x, weight, bias, upscale_factor, activation, prelu_weight):
-    return empty_like(x, _output_shape(x, weight, upscale_factor))
+    return new_output(x, _output_shape(x, weight, upscale_factor))
 
 
 @_backward_op.register_fake

@@ -6,8 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msr.ops._convolution import FLOATS, activate, check_activation, check_vector, empty_gradients, needed_gradients
-from msr.ops._layout import empty_like, memory_format
+from msr.ops._convolution import (
+    FLOATS,
+    activate,
+    check_activation,
+    check_vector,
+    empty_gradients,
+    in_layout_of,
+    needed_gradients,
+    new_output,
+)
 
 Pair = int | Sequence[int]
 
@@ -78,8 +86,8 @@ def conv_transpose2d_reference(
     """Compute `conv_transpose2d` in plain PyTorch: the definition of the op, and what runs where there is no kernel."""
     sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
     _check(input, weight, bias, *sizes, activation, prelu_weight)
-    out = activate(F.conv_transpose2d(input, weight, bias, *sizes), activation, prelu_weight)
-    return out.contiguous(memory_format=memory_format(input))
+    out = F.conv_transpose2d(input, weight, bias, *sizes)
+    return in_layout_of(input, activate(out, activation, prelu_weight))
 
 
 def conv_transpose2d_backward_reference(
@@ -187,7 +195,7 @@ _backward_op = torch.library.custom_op(
 @_op.register_fake
 def _(input, weight, bias, stride, padding, output_padding, groups, dilation, activation, prelu_weight):
     size = _output_size(input, weight, stride, padding, output_padding, dilation)
-    return empty_like(input, (input.shape[0], weight.shape[1] * groups, *size))
+    return new_output(input, (input.shape[0], weight.shape[1] * groups, *size))
 
 
 @_backward_op.register_fake

@@ -1,0 +1,217 @@
+// Convolution over packed rows on the CPU: what conv_transpose2d.cpp and conv_pixel_shuffle.cpp have in common.
+//
+// Input rows are packed plane by plane, in the accumulator's type and with zero borders, so that the innermost loop has
+// neither bounds nor strides nor conversions. A block of neighbouring pixels then lies along the vector, and the
+// S phases x G channels that one input pixel feeds lie in registers: each pixel is loaded once for all of them.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "convolution.h"
+
+namespace msr {
+
+// Taps of one output row: row[i] is the packed input row that weight[i] ([channel][tap x][phase][g]) applies to.
+template <typename A>
+struct RowTask {
+  std::array<const A*, 9> row;
+  std::array<const A*, 9> weight;
+  const A* bias;   // G values
+  const A* slope;  // G values, read by Activation::slope alone
+  Activation activation;
+  int taps_y;
+  int taps_x;
+  int first_phases;  // the leftmost tap reaches only the first phases of the stride, the others reach all
+  int64_t channels;
+  int64_t pitch;
+};
+
+// Registers for S * G sums of two vectors each: 32 on ARM as in AVX-512, 16 on the older x86.
+#if defined(__aarch64__)
+constexpr int portable_vectors = 2;
+#else
+constexpr int portable_vectors = 1;
+#endif
+
+#define MSR_ROW_TARGET
+#define MSR_ROW_NAME rows_portable
+#define MSR_ROW_BYTES 16
+#define MSR_ROW_VECTORS portable_vectors
+#include "row_convolution.inl"
+#undef MSR_ROW_TARGET
+#undef MSR_ROW_NAME
+#undef MSR_ROW_BYTES
+#undef MSR_ROW_VECTORS
+
+#if defined(__x86_64__)
+#define MSR_ROW_TARGET __attribute__((target("avx2,fma")))
+#define MSR_ROW_NAME rows_avx2
+#define MSR_ROW_BYTES 32
+#define MSR_ROW_VECTORS 1
+#include "row_convolution.inl"
+#undef MSR_ROW_TARGET
+#undef MSR_ROW_NAME
+#undef MSR_ROW_BYTES
+#undef MSR_ROW_VECTORS
+
+#define MSR_ROW_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+#define MSR_ROW_NAME rows_avx512
+#define MSR_ROW_BYTES 64
+#define MSR_ROW_VECTORS 2
+#include "row_convolution.inl"
+#undef MSR_ROW_TARGET
+#undef MSR_ROW_NAME
+#undef MSR_ROW_BYTES
+#undef MSR_ROW_VECTORS
+#endif
+
+constexpr int64_t kLargestRowBlock = 32;
+
+// The best compiled body for this machine: how many pixels it computes at once, and where it starts.
+template <typename A>
+struct RowKernel {
+  void (*run)(const RowTask<A>& task, int64_t offset, A* stage);
+  int group;
+  int64_t block;
+};
+
+template <typename A, int S, int G>
+RowKernel<A> row_kernel() {
+#if defined(__x86_64__)
+  if (simd() == Simd::avx512) return {rows_avx512<A, S, G>, G, int64_t(2 * 64 / sizeof(A))};
+  if (simd() == Simd::avx2) return {rows_avx2<A, S, G>, G, int64_t(32 / sizeof(A))};
+#endif
+  return {rows_portable<A, S, G>, G, int64_t(portable_vectors * 16 / sizeof(A))};
+}
+
+// Of the compiled group sizes, the one that leaves least of its last group empty; larger ones win ties.
+template <typename A>
+RowKernel<A> best_row_kernel(std::initializer_list<RowKernel<A>> kernels, int64_t outputs) {
+  RowKernel<A> best = *kernels.begin();
+  double best_cost = 1e30;
+  for (const RowKernel<A>& kernel : kernels) {
+    const int64_t groups = (outputs + kernel.group - 1) / kernel.group;
+    const double cost = double(groups) * (kernel.group + 0.5);  // half a step per group for loads and loop
+    if (cost < best_cost) best = kernel, best_cost = cost;
+  }
+  return best;
+}
+
+// One image of a batch, with strides in elements: any layout.
+template <typename T>
+struct ImageView {
+  T* data;
+  int64_t channels, width;
+  int64_t channel_stride, row_stride, column_stride;
+};
+
+template <typename T>
+ImageView<T> image_of(const Tensor& tensor, T* data, int64_t b) {
+  return {data + b * tensor.stride(0), tensor.size(1), tensor.size(3), tensor.stride(1), tensor.stride(2),
+          tensor.stride(3)};
+}
+
+// `count` values of a vector with one value or one for each channel, padded by zeros to `padded`.
+template <typename T>
+std::vector<compute_t<T>> channel_values(const std::optional<Tensor>& vector, double otherwise, int64_t count,
+                                         int64_t padded) {
+  std::vector<compute_t<T>> values(padded, compute_t<T>(0));
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = vector ? load(static_cast<const T*>(vector->const_data_ptr())[vector->size(0) == 1 ? 0 : i * vector->stride(0)])
+                       : compute_t<T>(otherwise);
+  }
+  return values;
+}
+
+// The last few rows of one strip of an image, packed; each row is packed once while the caller walks downwards.
+template <typename T, typename A>
+class PackedRows {
+ public:
+  PackedRows(int64_t channels, int64_t rows, int64_t width)
+      : width_(width), pitch_((width + 15) / 16 * 16), slots_(rows, -1) {
+    if (pitch_ / 16 % 2 == 0) pitch_ += 16;  // an odd number of lines: the planes then spread over all cache sets
+    size_ = channels * pitch_;
+    storage_.resize(rows * size_);
+  }
+
+  int64_t pitch() const { return pitch_; }
+
+  // Starts a new strip, whose first packed column is image column `left` (it may lie outside, as zeros).
+  void start(int64_t left) {
+    left_ = left;
+    std::fill(slots_.begin(), slots_.end(), -1);
+  }
+
+  const A* row(const ImageView<const T>& image, int64_t y) {
+    const int64_t slot = y % int64_t(slots_.size());
+    A* packed = storage_.data() + slot * size_;
+    if (slots_[slot] != y) {
+      slots_[slot] = y;
+      pack(image, y, packed);
+    }
+    return packed;
+  }
+
+ private:
+  void pack(const ImageView<const T>& image, int64_t y, A* packed) const {
+    const int64_t begin = std::min(std::max<int64_t>(-left_, 0), width_);
+    const int64_t end = std::max(std::min(image.width - left_, width_), begin);
+    const T* source = image.data + y * image.row_stride + left_ * image.column_stride;
+    for (int64_t c = 0; c < image.channels; ++c) {
+      std::fill(packed + c * pitch_, packed + c * pitch_ + begin, A(0));
+      std::fill(packed + c * pitch_ + end, packed + (c + 1) * pitch_, A(0));
+    }
+    if (image.column_stride == 1) {
+      for (int64_t c = 0; c < image.channels; ++c) {
+        const T* plane = source + c * image.channel_stride;
+        for (int64_t x = begin; x < end; ++x) packed[c * pitch_ + x] = load(plane[x]);
+      }
+    } else {
+      for (int64_t x = begin; x < end; ++x) {
+        const T* pixel = source + x * image.column_stride;
+        for (int64_t c = 0; c < image.channels; ++c) {
+          packed[c * pitch_ + x] = load(pixel[c * image.channel_stride]);
+        }
+      }
+    }
+  }
+
+  int64_t width_, pitch_, size_ = 0, left_ = 0;
+  std::vector<int64_t> slots_;
+  std::vector<A> storage_;
+};
+
+// Columns in a strip: as many as keep the packed rows inside the second-level cache, a multiple of the block.
+inline int64_t strip_width(int64_t columns, int64_t bytes_per_column, int64_t block) {
+  const int64_t fitting = std::max<int64_t>(512 * 1024 / std::max<int64_t>(bytes_per_column, 1), 128);
+  const int64_t strips = (columns + fitting - 1) / fitting;
+  return ((columns + strips - 1) / strips + block - 1) / block * block;
+}
+
+template <int S, typename T, typename A>
+void interleave(T* out, const A* stage, int64_t phase_stride, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int s = 0; s < S; ++s) out[j * S + s] = store<T>(stage[s * phase_stride + j]);
+  }
+}
+
+// Writes the phases of a block of computed pixels as one run of columns, from column `first`, cut to [0, width).
+template <typename T, typename A>
+void write_columns(int64_t phases, T* out, int64_t column_stride, int64_t first, int64_t width, const A* stage,
+                   int64_t phase_stride, int64_t block) {
+  if (column_stride == 1 && first >= 0 && first + phases * block <= width) {
+    if (phases == 1) return interleave<1>(out + first, stage, phase_stride, block);
+    if (phases == 2) return interleave<2>(out + first, stage, phase_stride, block);
+    if (phases == 3) return interleave<3>(out + first, stage, phase_stride, block);
+    if (phases == 4) return interleave<4>(out + first, stage, phase_stride, block);
+  }
+  for (int64_t s = 0; s < phases; ++s) {
+    for (int64_t j = 0; j < block; ++j) {
+      const int64_t x = first + j * phases + s;
+      if (x >= 0 && x < width) out[x * column_stride] = store<T>(stage[s * phase_stride + j]);
+    }
+  }
+}
+
+}  // namespace msr
