@@ -23,13 +23,23 @@ PHASES: dict[str, Phase] = {"bi": "centered", "bd": "corner", "real": "centered"
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
-    """(.., H, W, 3) uint8 to (.., 3, H, W) float32 in [0, 1]."""
+    """``(.., H, W, 3)`` uint8 to ``(.., 3, H, W)`` float32 in [0, 1].
+
+    Example:
+        >>> to_tensor(np.full((2, 3, 3), 255, np.uint8)).shape
+        torch.Size([3, 2, 3])
+    """
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float().div_(255.0)
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur ``(B, C, H, W)`` with a Gaussian cut at four standard deviations, the edges mirrored."""
-    radius = max(1, min(int(4.0 * sigma + 0.5), min(x.shape[-2:]) - 1))
+    """Blur ``(B, C, H, W)`` with a Gaussian of ``sigma`` pixels, cut at four of them, the edges mirrored.
+
+    Example:
+        >>> gaussian_blur(torch.ones(1, 3, 8, 8), 1.6).shape
+        torch.Size([1, 3, 8, 8])
+    """
+    radius = min(max(1, int(4.0 * sigma + 0.5)), min(x.shape[-2:]) - 1)
     t = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-(t**2) / (2.0 * sigma**2))
     kernel = (kernel / kernel.sum()).to(x)
@@ -40,17 +50,36 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def degrade_bi(hr: Tensor, scale: int) -> Tensor:
-    """BI: MATLAB's antialiased cubic reduction, centred. ``(B, C, H, W)`` to ``(B, C, H/s, W/s)``; s must divide H and W."""
+    """BI: MATLAB's antialiased cubic reduction, centred. ``(B, C, H, W)`` to ``(B, C, H/s, W/s)``; s divides H and W.
+
+    Example:
+        >>> degrade_bi(torch.rand(1, 3, 8, 12), 4).shape
+        torch.Size([1, 3, 2, 3])
+    """
     return resize(hr, scale=1.0 / scale)
 
 
 def degrade_bd(hr: Tensor, scale: int, sigma: float = 1.6) -> Tensor:
-    """BD: Gaussian blur, then pixels 0, s, 2s, .. are kept (the protocol of Vid4 and of DUF, Jo et al. 2018)."""
+    """BD: Gaussian blur, then pixels 0, s, 2s, .. are kept (the protocol of Vid4 and of DUF, Jo et al. 2018).
+
+    ``(B, C, H, W)`` to ``(B, C, H/s, W/s)``; s divides H and W. Output pixel y lies on pixel s y of the original.
+
+    Example:
+        >>> degrade_bd(torch.rand(1, 3, 8, 12), 4).shape
+        torch.Size([1, 3, 2, 3])
+    """
     return gaussian_blur(hr, sigma)[..., ::scale, ::scale].contiguous()
 
 
 def degrade_box(hr: Tensor, scale: int, sigma: float = 0.0, rng: np.random.Generator | None = None) -> Tensor:
-    """A sensor: each pixel is the mean over its area, then Gaussian noise of ``sigma`` (range 1)."""
+    """A sensor: each pixel is the mean over its area, then Gaussian noise of ``sigma`` (range 1), clipped to [0, 1].
+
+    ``(B, C, H, W)`` to ``(B, C, H/s, W/s)``, s dividing H and W; ``rng`` is that of the noise.
+
+    Example:
+        >>> degrade_box(torch.ones(1, 3, 8, 12), 4).mean()
+        tensor(1.)
+    """
     lr = F.avg_pool2d(hr, scale)
     if sigma > 0.0:
         rng = rng or np.random.default_rng()
@@ -59,19 +88,30 @@ def degrade_box(hr: Tensor, scale: int, sigma: float = 0.0, rng: np.random.Gener
 
 
 def compress_jpeg(pictures: Tensor, quality: int) -> Tensor:
-    """Through JPEG and back: ``(B, 3, H, W)`` in [0, 1]."""
+    """Through JPEG of ``quality`` (0 to 100) and back: ``(B, 3, H, W)`` in [0, 1].
+
+    Example:
+        >>> compress_jpeg(torch.rand(1, 3, 8, 12), 80).shape
+        torch.Size([1, 3, 8, 12])
+    """
     frames = pictures.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     out = []
     for frame in frames:
         data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        out.append(np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]))
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        out.append(np.ascontiguousarray(decoded[..., ::-1]))
     return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float().div(255)
 
 
 def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
     """People's own clips: one random blur for all frames, a centred reduction, light noise, then compression (mostly).
 
-    ``(T, 3, H, W)`` in [0, 1] to ``(T, 3, H/s, W/s)``.
+    ``(T, 3, H, W)`` in [0, 1] to ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
+
+    Example:
+        >>> degrade_real(torch.rand(2, 3, 8, 12), 4, np.random.default_rng(0)).shape
+        torch.Size([2, 3, 2, 3])
     """
     sigma = float(rng.uniform(0.2, 0.35 * scale + 0.4))
     hr = gaussian_blur(hr, sigma)
@@ -84,7 +124,25 @@ def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
 
 
 def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Generator, noise: float = 0.0) -> Tensor:
-    """The degradation of that name on ``(B, 3, H, W)``; ``noise`` is the standard deviation that ``"box"`` adds."""
+    """Reduce pictures by a named degradation.
+
+    Args:
+        hr: ``(B, 3, H, W)`` in [0, 1]; ``scale`` divides H and W.
+        name: ``"bi"``, ``"bd"``, ``"box"`` or ``"real"`` (see the functions of these names).
+        scale: reduction.
+        rng: decides what is random in ``"real"`` and the noise of ``"box"``.
+        noise: standard deviation of what ``"box"`` adds, range 1.
+
+    Returns:
+        ``(B, 3, H/s, W/s)``, at the phase that ``PHASES`` tells.
+
+    Raises:
+        ValueError: no such degradation.
+
+    Example:
+        >>> degrade(torch.rand(1, 3, 8, 12), "bd", 4, np.random.default_rng(0)).shape
+        torch.Size([1, 3, 2, 3])
+    """
     if name == "bi":
         return degrade_bi(hr, scale)
     if name == "bd":
@@ -99,7 +157,7 @@ def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Genera
 def burst_from_photo(
     photo: np.ndarray, count: int, scale: int, rng: np.random.Generator, noise: float = BURST_NOISE
 ) -> tuple[Tensor, Tensor]:
-    """A burst of a whole photo: every frame shaken at random but the base frame, reduced by area, noised, kept in 8 bits.
+    """A burst of a photo: all frames but the first shaken at random, each reduced by area, noised, kept in 8 bits.
 
     Args:
         photo: ``(H, W, 3)`` uint8.
@@ -110,6 +168,11 @@ def burst_from_photo(
 
     Returns:
         Frames ``(N, 3, H/s, W/s)`` and the original of the base frame ``(3, H, W)``, cut to a multiple of the scale.
+
+    Example:
+        >>> frames, original = burst_from_photo(np.zeros((9, 14, 3), np.uint8), 2, 4, np.random.default_rng(0))
+        >>> frames.shape, original.shape
+        (torch.Size([2, 3, 2, 3]), torch.Size([3, 8, 12]))
     """
     height, width = (n // scale * scale for n in photo.shape[:2])
     center = np.array([(width - 1) / 2, (height - 1) / 2])

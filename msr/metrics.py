@@ -10,20 +10,30 @@ from torch.nn import functional as F
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """Y of BT.601 limited range, as MATLAB's ``rgb2ycbcr``: ``(.., 3, H, W)`` in [0, 1] to ``(.., 1, H, W)`` in [16, 235] / 255.
+    """Y of ITU-R BT.601 in limited range, as MATLAB's ``rgb2ycbcr`` gives it.
+
+    ``(.., 3, H, W)`` RGB in [0, 1], floating point, to ``(.., 1, H, W)`` in [16, 235] / 255.
+
+    Raises:
+        ValueError: not three channels, or not floating point.
 
     Example:
         >>> round(float(luma(torch.ones(3, 1, 1))) * 255)
         235
     """
-    if rgb.shape[-3] != 3:
-        raise ValueError(f"luma expects (.., 3, H, W), got {tuple(rgb.shape)}")
+    if rgb.ndim < 3 or rgb.shape[-3] != 3 or not rgb.is_floating_point():
+        raise ValueError(f"luma expects floating-point (.., 3, H, W), got {tuple(rgb.shape)} of {rgb.dtype}")
     weight = rgb.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1)
     return ((rgb * weight).sum(dim=-3, keepdim=True) + 16.0) / 255.0
 
 
 def quantize(x: Tensor) -> Tensor:
-    """Round to the 256 levels of an 8-bit picture and clip to [0, 1], as a result saved to a file is."""
+    """Round to the 256 levels of an 8-bit picture and clip to [0, 1], as a result saved to a file is.
+
+    Example:
+        >>> quantize(torch.tensor([-0.5, 0.001, 0.5, 2.0])) * 255
+        tensor([  0.,   0., 128., 255.])
+    """
     return x.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
 
 
@@ -45,6 +55,9 @@ def psnr(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
         b: the same shape.
         crop: pixels left out at each border.
 
+    Raises:
+        ValueError: two shapes, or nothing left after the crop.
+
     Example:
         >>> round(psnr(torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.1)), 2)
         20.0
@@ -55,12 +68,17 @@ def psnr(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
 
 
 def ssim(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
-    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, range 1, mean over pixels and channels.
+    """Structural similarity: 11x11 Gaussian window of sigma 1.5, range 1, mean over pixels and channels.
+
+    Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
 
     Args:
         a: ``(.., C, H, W)`` in [0, 1], at least 11 pixels high and wide after the crop.
         b: the same shape.
         crop: pixels left out at each border.
+
+    Raises:
+        ValueError: two shapes, or fewer than 11 pixels left a side.
 
     Example:
         >>> ssim(torch.ones(3, 16, 16), torch.ones(3, 16, 16))

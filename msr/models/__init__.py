@@ -40,15 +40,15 @@ _LIMITS = {"scale": 4, "channels": 512, "blocks": 256, "offset_groups": 64}
 class ModelCard:
     """What is known of weights that ship: how they were trained and what they reach."""
 
-    name: str
-    kind: str
+    name: str  # what `load_model` takes
+    kind: str  # "image", "video" or "burst"
     scale: int
-    phase: str
+    phase: str  # "centered" or "corner"
     parameters: int
-    degradation: str
-    data: str
+    degradation: str  # what it was trained to undo
+    data: str  # what it was trained on
     steps: int
-    figures: dict[str, float]
+    figures: dict[str, float]  # by what was measured, decibels
     license: str
 
 
@@ -57,7 +57,12 @@ def _weights_folder() -> Path:
 
 
 def available_models() -> list[ModelCard]:
-    """The cards of the models whose weights ship with the package, by name."""
+    """The cards of the models whose weights ship with the package, by name.
+
+    Example:
+        >>> [card.name for card in available_models() if card.kind == "image"]    # doctest: +SKIP
+        ['image-x2', 'image-x4', 'image-x4-bd']
+    """
     cards = []
     for path in sorted(_weights_folder().glob("*.json")):
         if path.with_suffix(".safetensors").is_file():
@@ -66,7 +71,19 @@ def available_models() -> list[ModelCard]:
 
 
 def build_model(kind: str, arguments: dict[str, Any]) -> nn.Module:
-    """An untrained model: ``kind`` is ``"image"``, ``"video"`` or ``"burst"``, ``arguments`` those of its class."""
+    """Build an untrained model.
+
+    Args:
+        kind: ``"image"``, ``"video"`` or ``"burst"``.
+        arguments: those of its class, by name; what is left out has its default.
+
+    Raises:
+        ValueError: no such kind, an argument that its class does not take, or a value out of range.
+
+    Example:
+        >>> build_model("image", {"scale": 2, "channels": 8, "blocks": 1}).scale
+        2
+    """
     if kind not in ARCHITECTURES:
         raise ValueError(f"model kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     for name, limit in _LIMITS.items():
@@ -80,12 +97,41 @@ def build_model(kind: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Path, *, half: bool = True) -> None:
-    """Write weights and what is needed to rebuild the model as safetensors, float16 unless ``half`` is false."""
+    """Write weights, and what is needed to rebuild the model, as a safetensors file that appears whole or not at all.
+
+    Args:
+        model: what `build_model` made of ``kind`` and ``arguments``.
+        kind: ``"image"``, ``"video"`` or ``"burst"``.
+        arguments: those of its class.
+        path: the file, ``.safetensors``.
+        half: whether to store float16 instead of float32.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> save_model(model, "image", {"scale": 2}, Path("mine.safetensors"))    # doctest: +SKIP
+    """
     state = {k: v.detach().cpu().to(torch.float16 if half else torch.float32) for k, v in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.part")
     metadata = {"msr": json.dumps({"kind": kind, "arguments": arguments})}
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
     temporary.replace(path)
+
+
+def _check_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless ``state`` has exactly the tensors of the model, all finite."""
+    expected = model.state_dict()
+    for key in sorted(expected.keys() | state.keys()):
+        if key not in state:
+            raise ValueError(f"it lacks the tensor {key}")
+        if key not in expected:
+            raise ValueError(f"its model has no tensor {key}")
+        value, shape = state[key], tuple(expected[key].shape)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"its tensor {key} has the shape {tuple(value.shape)} instead of {shape}")
+        if not value.is_floating_point() or not bool(torch.isfinite(value.float()).all()):
+            raise ValueError(f"its tensor {key} is not of finite numbers")
 
 
 def load_model(
@@ -105,7 +151,7 @@ def load_model(
         InputError: no such model or file, or the file is not a sound weights file.
 
     Example:
-        >>> load_model("image-x4").scale
+        >>> load_model("image-x4").scale    # doctest: +SKIP
         4
     """
     path = Path(name)
@@ -113,21 +159,22 @@ def load_model(
         path = _weights_folder() / f"{name}.safetensors"
         known = [card.name for card in available_models()]
         if str(name) not in known:
-            raise InputError(f"unknown model {str(name)!r}: expected a .safetensors file or one of {', '.join(known)}")
+            listed = f" or one of {', '.join(known)}" if known else ""
+            raise InputError(f"unknown model {str(name)!r}: expected a .safetensors file{listed}")
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {}).get("msr", "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
         if not isinstance(description, dict) or not isinstance(description.get("arguments"), dict):
             raise ValueError("it does not say which msr model it holds")
-        model = build_model(str(description.get("kind")), description["arguments"])
-        for key, value in state.items():
-            if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"its tensor {key} is not of finite numbers")
-        model.load_state_dict({key: value.float() for key, value in state.items()})
+        # Without storage, so that what the file declares costs no memory before it is seen to hold as much.
+        with torch.device("meta"):
+            model = build_model(str(description.get("kind")), description["arguments"])
+        _check_state(model, state)
+        model.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
     except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":.")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":.")
         raise InputError(f"{path}: not a sound weights file: {reason}") from error
     return model.requires_grad_(False).to(device=device, dtype=dtype).eval()

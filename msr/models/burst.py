@@ -17,10 +17,11 @@ from msr.ops import flow_warp
 class BurstModel(nn.Module):
     """A base frame and any number of others to one picture ``scale`` times as large.
 
-    Each frame's features are aligned to the base frame's, weighed per pixel and channel by a softmax over the frames (so that their
-    order does not matter), summed and added to the base frame's; an image model's trunk follows.
+    Each frame's features are aligned to the base frame's, weighed per pixel and channel by a softmax over the frames
+    (so that their order does not matter), summed and added to the base frame's; an image model's trunk follows.
 
-    Source: the attention-weighted fusion of Deep Burst Super-Resolution (Bhat et al. 2021), over flow-guided deformable alignment.
+    Source: the attention-weighted fusion of Deep Burst Super-Resolution (Bhat et al. 2021), over flow-guided
+    deformable alignment.
 
     Args:
         scale: 2, 3 or 4.
@@ -30,7 +31,12 @@ class BurstModel(nn.Module):
         offset_groups: of the deformable alignment.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.
 
+    Raises:
+        ValueError: a scale, phase, width or upsampler that there is not.
+
     Example:
+        >>> import torch
+        >>> from msr.models import BurstModel
         >>> BurstModel(channels=8, blocks=1)(torch.rand(1, 3, 3, 16, 24)).shape
         torch.Size([1, 3, 64, 96])
     """
@@ -49,6 +55,8 @@ class BurstModel(nn.Module):
         super().__init__()
         if scale not in (2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        if phase not in ("centered", "corner"):
+            raise ValueError(f"phase must be 'centered' or 'corner', got {phase!r}")
         if channels % offset_groups:
             raise ValueError(f"channels must be a multiple of offset_groups, got {channels} and {offset_groups}")
         self.scale = scale
@@ -85,7 +93,15 @@ class BurstModel(nn.Module):
         return self.head((frame - 0.5).to(self.head.weight.dtype))
 
     def forward(self, frames: Tensor, flows: Tensor | None = None) -> Tensor:
-        """``(B, N, 3, H, W)`` RGB in [0, 1], the base frame first, to ``(B, 3, sH, sW)``."""
+        """Merge a burst.
+
+        Args:
+            frames: ``(B, N, 3, H, W)`` RGB in [0, 1], N >= 1, the base frame first.
+            flows: what `flows` gives for them, ``(B, N - 1, 2, H, W)``; None to have it estimated.
+
+        Returns:
+            ``(B, 3, sH, sW)`` of the dtype of ``frames`` whatever the weights' is.
+        """
         base = frames[:, 0]
         features = self._encode(base)
         encoded_base = self.encoder(features)

@@ -12,8 +12,8 @@ from msr.nn.upsampling import UpsamplerName, make_upsampler
 class ImageModel(nn.Module):
     """One picture in, the same picture ``scale`` times as large out.
 
-    Source: the residual blocks of EDSR (Lim et al. 2017) with the channel attention of RCAN (Zhang et al. 2018), predicting what a
-    cubic enlargement lacks (VDSR, Kim et al. 2016).
+    Source: the residual blocks of EDSR (Lim et al. 2017) with the channel attention of RCAN (Zhang et al. 2018),
+    predicting what a cubic enlargement lacks (VDSR, Kim et al. 2016).
 
     Args:
         scale: 2, 3 or 4.
@@ -22,7 +22,12 @@ class ImageModel(nn.Module):
         blocks: residual blocks in the trunk.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.
 
+    Raises:
+        ValueError: a scale, phase or upsampler that there is not.
+
     Example:
+        >>> import torch
+        >>> from msr.models import ImageModel
         >>> ImageModel(scale=4)(torch.rand(1, 3, 16, 24)).shape
         torch.Size([1, 3, 64, 96])
     """
@@ -40,10 +45,12 @@ class ImageModel(nn.Module):
         super().__init__()
         if scale not in (2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        if phase not in ("centered", "corner"):
+            raise ValueError(f"phase must be 'centered' or 'corner', got {phase!r}")
         self.scale = scale
         self.phase: Phase = phase
         # Each 3x3 convolution sees one pixel further; past this only the global pooling does.
-        self.halo = 2 * blocks + 3
+        self.halo = 2 * blocks + 2 + (1 if upsampler == "subpixel" else 2)
         self.head = conv3x3(3, channels)
         self.trunk = Trunk(channels, blocks)
         self.upsampler = make_upsampler(upsampler, channels, scale)

@@ -26,9 +26,9 @@ class VideoState(NamedTuple):
 class VideoModel(nn.Module):
     """Frames in, the same frames ``scale`` times as large out.
 
-    The features of the frame before (which hold all of the past) and of the frame after are aligned to the current frame by flow
-    and deformable convolution, doubted where they do not fit, and added to its features; an image model's trunk
-    follows. Without them it is an image model: fusion starts from zero.
+    The features of the frame before (which hold all of the past) and of the frame after are aligned to the current
+    frame by flow and deformable convolution, doubted where they do not fit, and added to its features; an image model's
+    trunk follows. Without them it is an image model: fusion starts from zero.
 
     Source: the recurrence of FRVSR (Sajjadi et al. 2018) and BasicVSR++ (Chan et al. 2022), made causal.
 
@@ -40,7 +40,12 @@ class VideoModel(nn.Module):
         offset_groups: of the deformable alignment.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.
 
+    Raises:
+        ValueError: a scale, phase, width or upsampler that there is not.
+
     Example:
+        >>> import torch
+        >>> from msr.models import VideoModel
         >>> VideoModel(channels=8, blocks=1)(torch.rand(1, 2, 3, 16, 24)).shape
         torch.Size([1, 2, 3, 64, 96])
     """
@@ -60,6 +65,8 @@ class VideoModel(nn.Module):
         super().__init__()
         if scale not in (2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+        if phase not in ("centered", "corner"):
+            raise ValueError(f"phase must be 'centered' or 'corner', got {phase!r}")
         if channels % offset_groups:
             raise ValueError(f"channels must be a multiple of offset_groups, got {channels} and {offset_groups}")
         self.scale = scale
@@ -127,7 +134,15 @@ class VideoModel(nn.Module):
         return past, ahead
 
     def forward(self, clip: Tensor, flows: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``(B, T, 3, H, W)`` RGB in [0, 1] to ``(B, T, 3, sH, sW)``: the steps of a stream, their flows found at once."""
+        """Super-resolve a whole clip: the steps of a stream, their flows found at once.
+
+        Args:
+            clip: ``(B, T, 3, H, W)`` RGB in [0, 1], T >= 1.
+            flows: what `flows` gives for it; None to have them estimated.
+
+        Returns:
+            ``(B, T, 3, sH, sW)`` of the dtype of ``clip`` whatever the weights' is.
+        """
         past, ahead = self.flows(clip) if flows is None else flows
         out, state = [], self._first_state(clip[:, 0])
         for t in range(clip.shape[1]):

@@ -13,9 +13,16 @@ from msr.ops import deform_conv2d, flow_warp
 
 
 def flow_phase(flow: Tensor) -> Tensor:
-    """Where between the source's pixels each target pixel falls: ``(B, 2, H, W)`` to ``(B, 4, H, W)``.
+    """Where between the source's pixels each target pixel falls: ``(B, 2, H, W)`` to ``(B, 4, H, W)`` in [-1, 1].
 
-    Cosine and sine of the flow's fractional part, so that it has no jump. What a frame adds to another depends on it alone.
+    Cosine and sine of the flow's fractional part, so that it has no jump. What a frame adds to another depends on it
+    alone.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.alignment import flow_phase
+        >>> flow_phase(torch.full((1, 2, 1, 1), 3.0)).flatten().round().abs()
+        tensor([1., 1., 0., 0.])
     """
     angle = 2.0 * math.pi * flow
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)
@@ -24,8 +31,22 @@ def flow_phase(flow: Tensor) -> Tensor:
 class FlowGuidedAlignment(nn.Module):
     """Sample features where the flow points, with learned offsets around it.
 
-    Source: the flow-guided deformable alignment of BasicVSR++ (Chan et al. 2022). Before training it is `flow_warp` by the flow.
-    ``x, reference (B, C, H, W)``, ``flow (B, 2, H, W)`` from the reference to ``x``; gives ``(B, C, H, W)``.
+    Source: the flow-guided deformable alignment of BasicVSR++ (Chan et al. 2022). Before training it is `flow_warp` by
+    the flow. ``x, reference (B, C, H, W)``, ``flow (B, 2, H, W)`` in pixels from the reference to ``x``; gives
+    ``(B, C, H, W)``.
+
+    Args:
+        channels: C, a multiple of ``offset_groups``.
+        offset_groups: parts of the channels that are sampled at places of their own.
+        width: of the hidden layer that finds the offsets.
+        max_residue: how far, in pixels, an offset may leave the flow.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.alignment import FlowGuidedAlignment
+        >>> x = torch.rand(1, 8, 5, 6)
+        >>> FlowGuidedAlignment(8)(x, x, torch.zeros(1, 2, 5, 6)).shape
+        torch.Size([1, 8, 5, 6])
     """
 
     def __init__(self, channels: int, offset_groups: int = 4, width: int = 32, max_residue: float = 3.0) -> None:
@@ -51,8 +72,15 @@ class FlowGuidedAlignment(nn.Module):
 class Doubt(nn.Module):
     """How far to trust aligned features at each pixel, in [0, 1]: ``(B, 1, H, W)``.
 
-    It sees the features, the reference's, and how much the warped frame differs from the reference frame: where alignment
-    failed, that difference is large.
+    It sees the features ``(B, C, H, W)``, the reference's, and how much the warped frame differs from the reference
+    frame, ``(B, 3, H, W)``: where alignment failed, that difference is large.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.alignment import Doubt
+        >>> x = torch.rand(1, 8, 5, 6)
+        >>> Doubt(8)(x, x, torch.zeros(1, 3, 5, 6)).shape
+        torch.Size([1, 1, 5, 6])
     """
 
     def __init__(self, channels: int, width: int = 16) -> None:

@@ -13,7 +13,20 @@ _RADIUS = 2
 
 
 def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
-    """Mean over channels of ``a`` times ``b`` shifted by up to ``radius``: ``(B, C, H, W)`` twice to ``(B, (2r+1)^2, H, W)``."""
+    """Mean over channels of ``a`` times ``b`` shifted by up to ``radius`` pixels, zero outside.
+
+    ``a, b (B, C, H, W)`` to ``(B, (2r+1)^2, H, W)``; channel
+    ``(dy + r) (2r + 1) + dx + r`` holds ``b`` at ``(y + dy, x + dx)``.
+    Source: the cost volume of PWC-Net (Sun et al. 2018).
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.flow import local_correlation
+        >>> local_correlation(torch.ones(1, 4, 3, 3), torch.ones(1, 4, 3, 3), radius=1)[0, 0]
+        tensor([[0., 0., 0.],
+                [0., 1., 1.],
+                [0., 1., 1.]])
+    """
     height, width = a.shape[-2:]
     b = F.pad(b, (radius,) * 4)
     side = range(2 * radius + 1)
@@ -23,9 +36,20 @@ def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
 class FlowNetwork(nn.Module):
     """Flow from a target frame to a source frame, coarse to fine, one decoder for all levels.
 
-    Source: the pyramid, warping and cost volume of PWC-Net (Sun et al. 2018), its decoder shared over levels as in later work.
-    Frames ``(B, 3, H, W)`` RGB in [0, 1]; flow ``(B, 2, H, W)`` in pixels, float32, channel 0 right, channel 1 down, such that
-    ``flow_warp(source, flow)`` looks like ``target``. Gives zero flow before training.
+    Source: the pyramid, warping and cost volume of PWC-Net (Sun et al. 2018), its decoder shared over levels as in
+    later work. Frames ``(B, 3, H, W)`` RGB in [0, 1], of any size; flow ``(B, 2, H, W)`` in pixels, float32, channel 0
+    right, channel 1 down, such that ``flow_warp(source, flow)`` looks like ``target``. Gives zero flow before training.
+
+    Args:
+        channels: width of the features that are compared.
+        width: of the decoder.
+        levels: of the pyramid, each half the size of the one below.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.flow import FlowNetwork
+        >>> FlowNetwork()(torch.rand(1, 3, 5, 6), torch.rand(1, 3, 5, 6)).shape
+        torch.Size([1, 2, 5, 6])
     """
 
     def __init__(self, channels: int = 24, width: int = 32, levels: int = 4) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _taps(size: int, out_size: int, scale: float, antialias: bool, phase: str) -> tuple[Tensor, Tensor]:
+def _kept_taps(size: int, out_size: int, scale: float, antialias: bool, phase: str) -> tuple[Tensor, Tensor]:
     """Source indices (K, out_size) and weights (K, out_size) of a one-dimensional resampling."""
     shrink = scale if antialias and scale < 1.0 else 1.0
     width = 4.0 / shrink
@@ -37,6 +37,13 @@ def _taps(size: int, out_size: int, scale: float, antialias: bool, phase: str) -
     index = np.where(index >= size, 2 * size - 1 - index, index)
     used = np.abs(weight).max(axis=1) > 0.0
     return torch.from_numpy(index[used]), torch.from_numpy(weight[used])
+
+
+@torch.compiler.assume_constant_result
+def _taps(size: int, out_size: int, scale: float, antialias: bool, phase: str) -> tuple[Tensor, Tensor]:
+    """`_kept_taps`; the kept tensors must serve training even where inference mode asked for them first."""
+    with torch.inference_mode(False):
+        return _kept_taps(size, out_size, scale, antialias, phase)
 
 
 def _resample(x: Tensor, dim: int, out_size: int, scale: float, antialias: bool, phase: str) -> Tensor:
@@ -61,29 +68,33 @@ def resize(
 ) -> Tensor:
     """Resize pictures by cubic convolution, as MATLAB's ``imresize(..., 'bicubic')`` does.
 
-    Source: R. Keys, "Cubic convolution interpolation for digital image processing", 1981 (a = -0.5); borders, output size and
-    the widened kernel for shrinking follow MATLAB.
+    Source: R. Keys, "Cubic convolution interpolation for digital image processing", 1981 (a = -0.5); borders, output
+    size and the widened kernel for shrinking follow MATLAB.
 
     Args:
         x: ``(B, C, H, W)``, floating point; half precision is computed in float32.
         scale: enlargement (> 1) or reduction (< 1) factor; the output is ``ceil(H * scale)`` by ``ceil(W * scale)``.
         size: output ``(height, width)``; exactly one of ``scale`` and ``size`` is given.
         antialias: widen the kernel when shrinking.
-        phase: ``"centered"`` keeps the centres of the two pictures together; ``"corner"`` puts output pixel 0 on input pixel
-            0, so that output pixel ``y`` lies at input ``y / scale`` (the inverse of keeping pixels 0, s, 2s, ..).
+        phase: ``"centered"`` keeps the centres of the two pictures together; ``"corner"`` puts output pixel 0 on input
+            pixel 0, so that output pixel ``y`` lies at input ``y / scale`` (the inverse of keeping pixels 0, s, ..).
 
     Returns:
         ``(B, C, H', W')`` of ``x``'s dtype; values may overshoot the input's range.
 
     Raises:
-        ValueError: ``x`` is not a floating-point picture batch, or the target size is not positive.
+        ValueError: ``x`` is not a floating-point picture batch, the target size is not positive, or there is no such
+            phase.
 
     Example:
+        >>> from msr.nn.resize import resize
         >>> resize(torch.rand(1, 3, 8, 10), scale=4).shape
         torch.Size([1, 3, 32, 40])
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"resize expects a floating-point (B, C, H, W) tensor, got {tuple(x.shape)} of {x.dtype}")
+    if phase not in get_args(Phase):
+        raise ValueError(f"resize expects phase 'centered' or 'corner', got {phase!r}")
     if (scale is None) == (size is None):
         raise ValueError("resize expects exactly one of scale and size")
     height, width = x.shape[-2:]

@@ -17,6 +17,12 @@ class SubPixelUpsampler(nn.Module):
 
     Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel CNN", 2016.
     ``(B, C, H, W) -> (B, 3, sH, sW)``; gives zeros before training.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.upsampling import SubPixelUpsampler
+        >>> SubPixelUpsampler(8, scale=3)(torch.rand(1, 8, 5, 6)).shape
+        torch.Size([1, 3, 15, 18])
     """
 
     def __init__(self, channels: int, scale: int) -> None:
@@ -34,6 +40,12 @@ class DeconvolutionUpsampler(nn.Module):
 
     Source: Dong et al., "Accelerating the Super-Resolution Convolutional Neural Network" (FSRCNN), 2016.
     ``(B, C, H, W) -> (B, 3, sH, sW)``; gives zeros before training.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.upsampling import DeconvolutionUpsampler
+        >>> DeconvolutionUpsampler(8, scale=3)(torch.rand(1, 8, 5, 6)).shape
+        torch.Size([1, 3, 15, 18])
     """
 
     def __init__(self, channels: int, scale: int) -> None:
@@ -48,7 +60,15 @@ class DeconvolutionUpsampler(nn.Module):
 
 
 def make_upsampler(name: UpsamplerName, channels: int, scale: int) -> nn.Module:
-    """The upsampler of that name: ``"subpixel"`` or ``"deconvolution"``."""
+    """The upsampler of that name for features of ``channels`` and an enlargement of ``scale``.
+
+    Raises:
+        ValueError: the name is neither ``"subpixel"`` nor ``"deconvolution"``.
+
+    Example:
+        >>> type(make_upsampler("deconvolution", 8, 2)).__name__
+        'DeconvolutionUpsampler'
+    """
     if name == "subpixel":
         return SubPixelUpsampler(channels, scale)
     if name == "deconvolution":

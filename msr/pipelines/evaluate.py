@@ -21,6 +21,9 @@ from msr.pipelines.choose import choose_model
 
 BURST_COUNTS = (2, 4, 8)
 
+# Eight pixels: what most video papers leave out.
+_CLIP_CROP = 8
+
 
 @dataclass(frozen=True)
 class Table:
@@ -53,6 +56,14 @@ def crop_to_multiple(x: Tensor, scale: int) -> Tensor:
     return x[..., : x.shape[-2] // scale * scale, : x.shape[-1] // scale * scale]
 
 
+def _read_original(path: Path, scale: int, crop: int) -> np.ndarray:
+    """A picture as (H, W, 3) uint8; InputError where the crop at its borders would leave nothing of it."""
+    picture = read_rgb(path)
+    if min(picture.shape[:2]) // scale * scale <= 2 * crop:
+        raise InputError(f"{path} is too small for this protocol: it leaves {crop} pixels out at each border")
+    return picture
+
+
 def _psnr_y(sr: Tensor, hr: Tensor, crop: int) -> float:
     return psnr(luma(quantize(sr.float().cpu())), luma(hr), crop=crop)
 
@@ -62,7 +73,7 @@ def _photos(
 ) -> Iterator[tuple[str, list[float]]]:
     rng = np.random.default_rng(0)
     for path in image_files(data)[:limit]:
-        hr = crop_to_multiple(to_tensor(read_rgb(path))[None], setting.scale)
+        hr = crop_to_multiple(to_tensor(_read_original(path, setting.scale, setting.scale))[None], setting.scale)
         lr = quantize(degrade(hr, name, setting.scale, rng))
         results = [resize(lr, scale=setting.scale, phase=PHASES[name])]
         results += [model(lr.to(setting.device)) for _, model in setting.models]
@@ -77,13 +88,16 @@ def _clips(
         raise InputError(f"{data}: holds no folders of frames")
     rng = np.random.default_rng(0)
     for folder in folders:
-        hr = crop_to_multiple(torch.stack([to_tensor(read_rgb(p)) for p in image_files(folder)]), setting.scale)
+        originals = [to_tensor(_read_original(p, setting.scale, _CLIP_CROP)) for p in image_files(folder)]
+        if len({x.shape for x in originals}) > 1:
+            raise InputError(f"{folder}: its frames differ in size")
+        hr = crop_to_multiple(torch.stack(originals), setting.scale)
         lr = quantize(degrade(hr, name, setting.scale, rng))
         figures = []
         for model in [None, *(m for _, m in setting.models)]:
             frames = _upscale_clip(model, lr.to(setting.device), setting.scale, name)
-            # Eight pixels: what most video papers leave out.
-            figures.append(float(np.mean([_psnr_y(sr, truth, 8) for sr, truth in zip(frames, hr, strict=True)])))
+            values = [_psnr_y(sr, truth, _CLIP_CROP) for sr, truth in zip(frames, hr, strict=True)]
+            figures.append(float(np.mean(values)))
         yield folder.name, figures
 
 
@@ -105,9 +119,8 @@ def _bursts(
     data: Path, limit: int | None, setting: _Setting, name: DegradationName
 ) -> Iterator[tuple[str, list[float]]]:
     for index, path in enumerate(image_files(data)[:limit]):
-        frames, hr = burst_from_photo(
-            read_rgb(path), max(BURST_COUNTS), setting.scale, np.random.default_rng(index), BURST_NOISE
-        )
+        photo, rng = _read_original(path, setting.scale, 2 * setting.scale), np.random.default_rng(index)
+        frames, hr = burst_from_photo(photo, max(BURST_COUNTS), setting.scale, rng, BURST_NOISE)
         results = [resize(frames[:1], scale=setting.scale)]
         for _, model in setting.models:
             if model.kind == "image":
@@ -151,14 +164,15 @@ def evaluate(
 ) -> Table:
     """Measure models by a named protocol.
 
-    All protocols degrade the originals, keep the result in 8 bits, and give PSNR in decibels on the Y channel of 8-bit results:
+    All protocols degrade the originals, keep the result in 8 bits, and give PSNR in decibels on the Y channel of 8-bit
+    results:
 
     - ``image-bi``: MATLAB cubic; the crop is the scale (Set5 and Set14 as usual).
-    - ``image-bd``, ``video-bd``: Gaussian blur of sigma 1.6, then every ``scale``-th pixel; the crop is the scale for photos, 8 pixels for
-      clips (mean over all frames; image models run frame by frame).
+    - ``image-bd``, ``video-bd``: Gaussian blur of sigma 1.6, then every ``scale``-th pixel; the crop is the scale for
+      photos, 8 pixels for clips (mean over all frames; image models run frame by frame).
     - ``video-bi``: clips under MATLAB cubic.
-    - ``burst``: 8 frames of each photo, shifted by up to 4 low-resolution pixels, turned by up to a degree, reduced by area, noise of
-      sigma 0.01; the crop is twice the scale.
+    - ``burst``: 8 frames of each photo, shifted by up to 4 low-resolution pixels, turned by up to a degree, reduced by
+      area, noise of sigma 0.01; the crop is twice the scale.
 
     Args:
         protocol: one of the names above.
@@ -166,13 +180,14 @@ def evaluate(
         models: names or weights files, of one scale.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights.
-        limit: use only the first photos or clips.
+        limit: use only so many photos or clips, the first by name.
 
     Returns:
         A row for each photo or clip and the mean; the columns are cubic enlargement at the right phase and the models.
 
     Raises:
-        InputError: no such protocol, folder or model, or models that the protocol does not take.
+        InputError: no such protocol, folder or model, models that the protocol does not take, or originals that are
+            too small or, in a clip, of different sizes.
 
     Example:
         >>> evaluate("image-bi", Path("Set5"), ["image-x4"]).rows[-1]    # doctest: +SKIP
@@ -182,6 +197,8 @@ def evaluate(
         raise InputError(f"unknown protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder")
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit must be at least 1, got {limit}")
     if not models:
         raise InputError("no model to evaluate: name at least one with --model")
     rows_of, degradation, kinds = PROTOCOLS[protocol]

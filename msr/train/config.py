@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from msr.degradation import PHASES
 from msr.errors import InputError
+from msr.train.losses import LossName
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,8 @@ class TrainConfig:
     frames: int = 1  # of a clip or burst
     learning_rate: float = 1e-3
     loss: str = "charbonnier"
-    flow_weight: float = (
-        0.0  # of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere
-    )
+    # Weight of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere.
+    flow_weight: float = 0.0
     flow_only: bool = False  # train the flow network alone
     taken_rate: float = 1.0  # learning rate of what `init` gave, relative to that of what is new
     ema: float = 0.999
@@ -91,7 +92,11 @@ def load_config(path: Path) -> Config:
     """Read and check a training configuration.
 
     Raises:
-        InputError: the file cannot be read, is not TOML, or a setting is unknown or of the wrong type.
+        InputError: the file cannot be read, is not TOML, or a setting is unknown, of the wrong type or out of range.
+
+    Example:
+        >>> load_config(Path("image-x4.toml")).train.steps    # doctest: +SKIP
+        10000
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -101,7 +106,9 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{path}: not a TOML file: {error}") from error
     unknown = set(raw) - {"model", "data", "degradation", "train"}
     if unknown:
-        raise InputError(f"{path}: unknown table [{sorted(unknown)[0]}]")
+        raise InputError(f"{path}: unknown table or setting {sorted(unknown)[0]!r}")
+    if not isinstance(raw.get("model", {}), dict):
+        raise InputError(f"{path}: [model] must be a table")
     model = dict(raw.get("model", {}))
     kind = model.pop("kind", None)
     if kind not in ("image", "video", "burst"):
@@ -113,10 +120,45 @@ def load_config(path: Path) -> Config:
         degradation=_section(path, "degradation", DegradationConfig, raw.get("degradation", {})),
         train=_section(path, "train", TrainConfig, raw.get("train", {})),
     )
-    if config.degradation.name not in PHASES:
-        raise InputError(f"{path}: [degradation] name must be one of {', '.join(PHASES)}")
-    if not config.train.output.endswith(".safetensors"):
-        raise InputError(f"{path}: [train] output must name a .safetensors file")
-    if not config.data.photos and not config.data.clips:
-        raise InputError(f"{path}: [data] names neither photos nor clips")
+    try:
+        _check(config)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     return config
+
+
+def _check(config: Config) -> None:
+    """Raise ValueError where settings of the right type make no training."""
+    data, degradation, train = config.data, config.degradation, config.train
+    if not data.photos and not data.clips:
+        raise ValueError("[data] names neither photos nor clips")
+    if not data.photos and config.kind != "video":
+        raise ValueError(f"[data] names no photos, and the model is of kind {config.kind}")
+    if not 0.0 <= data.clip_share <= 1.0:
+        raise ValueError(f"[data] clip_share must be from 0 to 1, got {data.clip_share}")
+    if not 1.0 <= data.clip_shrink < math.inf:
+        raise ValueError(f"[data] clip_shrink must be at least 1, got {data.clip_shrink}")
+    if degradation.name not in PHASES:
+        raise ValueError(f"[degradation] name must be one of {', '.join(PHASES)}, got {degradation.name!r}")
+    if not 0.0 <= degradation.noise < math.inf:
+        raise ValueError(f"[degradation] noise must not be negative, got {degradation.noise}")
+    # A model at another phase would spend its capacity on a shift.
+    phase = config.model.get("phase", "centered")
+    if phase != PHASES[degradation.name]:
+        raise ValueError(f"[model] phase must be {PHASES[degradation.name]!r} for {degradation.name}, got {phase!r}")
+    if not train.output.endswith(".safetensors"):
+        raise ValueError("[train] output must name a .safetensors file")
+    if train.loss not in get_args(LossName):
+        raise ValueError(f"[train] loss must be one of {', '.join(get_args(LossName))}, got {train.loss!r}")
+    lowest = {"steps": 1, "batch": 1, "patch": 1, "validate_every": 1, "threads": 0, "seed": 0}
+    lowest["frames"] = 1 if config.kind == "image" else 2
+    for name, least in lowest.items():
+        if getattr(train, name) < least:
+            raise ValueError(f"[train] {name} must be at least {least}, got {getattr(train, name)}")
+    for name in ("minutes", "learning_rate", "flow_weight", "taken_rate", "checkpoint_minutes"):
+        if not 0.0 <= getattr(train, name) < math.inf:
+            raise ValueError(f"[train] {name} must not be negative, got {getattr(train, name)}")
+    if not 0.0 <= train.ema < 1.0:
+        raise ValueError(f"[train] ema must be from 0 to below 1, got {train.ema}")
+    if train.flow_only and (config.kind == "image" or train.flow_weight == 0.0):
+        raise ValueError("[train] flow_only needs a video or burst model and a flow_weight above 0")

@@ -10,9 +10,12 @@ import numpy as np
 
 from msr.errors import InputError
 from msr.io.frames import FolderReader
-from msr.io.image import IMAGE_SUFFIXES, convert_depth, read_image
+from msr.io.image import IMAGE_SUFFIXES, convert_depth
 from msr.io.video import VideoReader
-from msr.io.video_writer import VIDEO_SUFFIXES
+from msr.pipelines.evaluate import read_rgb
+
+# What is read as a clip: more than can be written.
+_CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264", ".h264")
 
 
 def list_photos(folder: Path) -> list[Path]:
@@ -25,10 +28,14 @@ def list_photos(folder: Path) -> list[Path]:
     return paths
 
 
-def load_rgb(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB, gray repeated, alpha left out."""
-    pixels = convert_depth(read_image(path).pixels, "uint8")
-    return np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3])
+def list_clips(folder: Path) -> list[Path]:
+    """The folders of frames in a folder, sorted."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of clips")
+    paths = sorted(p for p in folder.iterdir() if p.is_dir())
+    if not paths:
+        raise InputError(f"{folder}: holds no folders of frames")
+    return paths
 
 
 def augment(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -53,7 +60,7 @@ class PhotoSet:
             path = self.paths[int(rng.integers(len(self.paths)))]
             picture = self._cache.get(path)
             if picture is None:
-                picture = load_rgb(path)
+                picture = read_rgb(path)
                 self._cache[path] = picture
                 self._room -= picture.nbytes
                 while self._room < 0 and len(self._cache) > 1:
@@ -92,7 +99,7 @@ class ClipSet:
             reader: FolderReader | VideoReader
             if path.is_dir():
                 reader = FolderReader(path)
-            elif path.suffix.lower() in VIDEO_SUFFIXES:
+            elif path.suffix.lower() in _CLIP_SUFFIXES:
                 reader = VideoReader(path)
             else:
                 continue
@@ -105,6 +112,8 @@ class ClipSet:
                         run: list[np.ndarray] = []
                     if index % (4 * length) < 2 * length:
                         run.append(self._reduce(convert_depth(frame.pixels, "uint8"), shrink))
+                        if run[-1].shape != run[0].shape:
+                            raise InputError(f"{path}: its frames differ in size")
                         if len(run) == 2 * length:
                             self.runs.append(np.stack(run))
         if not self.runs:

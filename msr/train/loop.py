@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import queue
 import threading
 import time
@@ -33,7 +34,8 @@ def _batches(task: Task, seed: int) -> Iterator[dict[str, Tensor]]:
     def put(item: dict[str, Tensor] | BaseException) -> None:
         while not stop.is_set():
             try:
-                return ready.put(item, timeout=0.5)
+                ready.put(item, timeout=0.5)
+                return
             except queue.Full:
                 continue
 
@@ -81,7 +83,10 @@ class Trainer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.output = Path(settings.output)
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.output.parent}: cannot be made: {error.strerror}") from error
         self.checkpoint = self.output.with_suffix(".checkpoint.pt")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -123,11 +128,14 @@ class Trainer:
         """Go on from the checkpoint beside the output."""
         if not self.checkpoint.is_file():
             raise InputError(f"{self.checkpoint}: no checkpoint to resume from")
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{self.checkpoint}: not a checkpoint of this configuration") from error
 
     @property
     def progress(self) -> float:
@@ -228,11 +236,14 @@ def train(config: Path, *, resume: bool = False) -> Path:
             bar.update(
                 row, completed=int(1000 * trainer.progress), description=f"step {trainer.step} loss {logs['loss']:.4f}"
             )
+    if sums:
+        note({k: round(float(np.mean(v)), 6) for k, v in sums.items()})
     trainer.save()
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
     figures = {}
     if settings.data.validation:
         figures["validation PSNR-Y, dB"] = round(trainer.validate(), 2)
         note({**figures, "final": True})
-    trainer.output.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1) + "\n")
+    card = json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1)
+    trainer.output.with_suffix(".json").write_text(card + "\n")
     return trainer.output

@@ -65,10 +65,10 @@ def simulate(
     """A clip or burst from photos, with its true motion.
 
     Returns:
-        Frames ``(T, size, size, 3)`` uint8; for each frame the map from its pixels to the background's, ``(T, 3, 3)``; and the share
-        of background in each pixel, ``(T, size, size, 1)``.
+        Frames ``(T, size, size, 3)`` uint8; for each frame the map from its pixels to the background's, ``(T, 3, 3)``;
+        and the share of background in each pixel, ``(T, size, size, 1)``.
     """
-    margin = int(math.ceil(motion.shift * (count if motion.smooth else 1) + size * 0.05 + 4))
+    margin = math.ceil(motion.shift * (count if motion.smooth else 1) + size * 0.05 + 4)
     canvas = min(size + 2 * margin, photos.minimum)
     margin = (canvas - size) // 2
     pictures = [augment(photos.crop(canvas, rng), rng) for _ in range(2 if motion.layers else 1)]
@@ -87,7 +87,7 @@ def simulate(
     frames, shares = [], []
     for t in range(count):
         frame = render(np.ascontiguousarray(pictures[0]), maps[0][t], cv2.INTER_LANCZOS4)
-        share = np.ones((size, size, 1), np.float32)
+        share: np.ndarray = np.ones((size, size, 1), np.float32)
         if shape is not None:
             front = render(np.ascontiguousarray(pictures[1]), maps[1][t], cv2.INTER_LANCZOS4).astype(np.float32)
             cover = render(shape, maps[1][t], cv2.INTER_LINEAR)

@@ -18,10 +18,12 @@ from msr.degradation import (
     degrade,
     to_tensor,
 )
+from msr.errors import InputError
 from msr.metrics import luma, psnr, quantize
 from msr.nn.resize import resize
+from msr.pipelines.evaluate import crop_to_multiple, read_rgb
 from msr.train.config import Config
-from msr.train.data import ClipSet, PhotoSet, augment, list_photos, load_rgb
+from msr.train.data import ClipSet, PhotoSet, augment, list_clips, list_photos
 from msr.train.losses import LossName, flow_error, picture_loss, warp_error
 from msr.train.simulation import MotionRange, simulate, true_flow
 
@@ -43,11 +45,6 @@ def _side_by_side(*pictures: Tensor) -> np.ndarray:
     """Pictures (3, H, W) next to each other as (H, n W, 3) uint8."""
     row = torch.cat([quantize(p.float().cpu()) for p in pictures], dim=2)
     return row.mul(255).byte().permute(1, 2, 0).numpy()
-
-
-def crop_to_multiple(x: Tensor, scale: int) -> Tensor:
-    """Cut rows and columns at the end so that ``scale`` divides the size."""
-    return x[..., : x.shape[-2] // scale * scale, : x.shape[-1] // scale * scale]
 
 
 class ImageTask:
@@ -77,7 +74,7 @@ class ImageTask:
         figures, shown = [], None
         rng = np.random.default_rng(0)
         for path in self.validation[:10]:
-            hr = crop_to_multiple(to_tensor(load_rgb(path))[None], self.scale)
+            hr = crop_to_multiple(to_tensor(read_rgb(path))[None], self.scale)
             lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise))
             sr = quantize(model(lr.to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr), crop=self.scale))
@@ -97,7 +94,7 @@ class _MotionTask:
         self.degradation = cast(DegradationName, config.degradation.name)
         self.noise = config.degradation.noise
         self.size = (config.train.patch + 2 * _MARGIN) * scale
-        self.photos = PhotoSet(Path(config.data.photos), int(self.size * 1.5))
+        self._photos = PhotoSet(Path(config.data.photos), int(self.size * 1.5)) if config.data.photos else None
 
     def _item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Degrade the frames of one clip together: low and high resolution, margins cut off."""
@@ -109,7 +106,8 @@ class _MotionTask:
     def _simulated(self, pairs: list[tuple[int, int]], rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor]:
         """Frames, the true flow (P, 2, h, w) of pairs (target, source), and where it holds (P, 1, h, w)."""
         settings, s, m = self.settings, self.scale, _MARGIN
-        frames, maps, shares = simulate(self.photos, self.size, settings.frames, self.motion, rng)
+        assert self._photos is not None
+        frames, maps, shares = simulate(self._photos, self.size, settings.frames, self.motion, rng)
         centered = PHASES[self.degradation] == "centered"
         side = self.size // s
         truth = torch.stack([true_flow(maps, t, r, side, s, centered) for t, r in pairs])
@@ -117,7 +115,7 @@ class _MotionTask:
         return frames, truth[..., m:-m, m:-m], (share[..., m:-m, m:-m] > 0.99).float()
 
     def _flow_loss(self, flow: Tensor, lr: Tensor, others: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-        """Known motion where simulated (``valid``), and agreement of the warped frames everywhere: all (B P, .., h, w)."""
+        """Known motion where simulated (``valid``), agreement of the warped frames everywhere: all (B P, .., h, w)."""
         truth, valid = batch["truth"].flatten(0, 1), batch["valid"].flatten(0, 1)
         known = flow_error(flow, truth, valid)
         return known + 2.0 * warp_error(flow, lr, others), float(known.detach())
@@ -131,9 +129,8 @@ class ClipTask(_MotionTask):
         super().__init__(config, scale, motion)
         data = config.data
         self.clips = ClipSet(Path(data.clips), config.train.frames, data.clip_shrink) if data.clips else None
-        self.clip_share = data.clip_share if self.clips else 0.0
-        folder = Path(data.validation)
-        self.validation = sorted(p for p in folder.iterdir() if p.is_dir()) if data.validation else []
+        self.clip_share = (data.clip_share if data.photos else 1.0) if self.clips else 0.0
+        self.validation = list_clips(Path(data.validation)) if data.validation else []
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         settings = self.settings
@@ -175,8 +172,10 @@ class ClipTask(_MotionTask):
         figures, shown = [], None
         rng = np.random.default_rng(0)
         for folder in self.validation:
-            hr = torch.stack([to_tensor(load_rgb(p)) for p in list_photos(folder)[:9]])
-            hr = crop_to_multiple(hr, self.scale)
+            originals = [to_tensor(read_rgb(p)) for p in list_photos(folder)[:9]]
+            if len({x.shape for x in originals}) > 1:
+                raise InputError(f"{folder}: its frames differ in size")
+            hr = crop_to_multiple(torch.stack(originals), self.scale)
             lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise))
             sr = quantize(model(lr[None].to(device))[0].float().cpu())
             figures.append(float(np.mean([psnr(luma(a), luma(b), crop=8) for a, b in zip(sr, hr, strict=True)])))
@@ -231,7 +230,7 @@ class BurstTask(_MotionTask):
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
         for index, path in enumerate(self.validation[:8]):
-            lr, hr = burst_from_photo(load_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
+            lr, hr = burst_from_photo(read_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
             sr = quantize(model(lr[None].to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr[None]), crop=2 * self.scale))
             if shown is None:
