@@ -153,11 +153,11 @@ void backward_x_channels_last(const T* grad, const Flow<compute_t<T>>& flow, com
 // ---- NCHW ----------------------------------------------------------------------------------------------------------
 
 // The taps of consecutive output pixels of one image, tap by tap.
-template <int K, typename T, typename Offset>
+template <int K, typename T>
 struct BlockTaps {
   using C = compute_t<T>;
   static constexpr int kPixels = K == 4 ? 64 : 256;
-  Offset offset[K * K][kPixels];
+  int64_t offset[K * K][kPixels];
   C weight[K * K][kPixels];
   bool inside[K * K][kPixels];
   bool edge;  // whether any tap lies outside
@@ -179,7 +179,7 @@ struct BlockTaps {
       const auto down = taps<K>(flow.y(b, i, j), s.height, s.border);
       for (int k = 0; k < K * K; ++k) {
         inside[k][n] = down.inside[k / K] && across.inside[k % K];
-        offset[k][n] = static_cast<Offset>(down.index[k / K] * row_stride + across.index[k % K]);
+        offset[k][n] = down.index[k / K] * row_stride + across.index[k % K];
         edge |= !inside[k][n];
       }
       body(n, across, down);
@@ -204,9 +204,9 @@ MSR_HOST_DEVICE void forward_plane(const Block& block, const T* plane, T* to, in
   }
 }
 
-template <int K, typename T, typename Offset>
+template <int K, typename T>
 void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flow, T* out, const Sizes& s) {
-  using Block = BlockTaps<K, T, Offset>;
+  using Block = BlockTaps<K, T>;
   const int64_t blocks = (s.pixels() + Block::kPixels - 1) / Block::kPixels;
   parallel(s.batch * blocks, s.channels * K * K * Block::kPixels, [&](int64_t first, int64_t last) {
     Block block;
@@ -228,11 +228,11 @@ void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flo
   });
 }
 
-template <int K, typename T, typename Offset>
+template <int K, typename T>
 void backward_flow_planes(const T* grad, const T* x, const Strides& xs, const Flow<compute_t<T>>& flow,
                           compute_t<T>* grad_flow, const Sizes& s) {
   using C = compute_t<T>;
-  using Block = BlockTaps<K, T, Offset>;
+  using Block = BlockTaps<K, T>;
   constexpr int kPixels = Block::kPixels;
   const int64_t blocks = (s.pixels() + kPixels - 1) / kPixels;
   parallel(s.batch * blocks, 2 * s.channels * K * K * kPixels, [&](int64_t first, int64_t last) {
@@ -275,10 +275,10 @@ void backward_flow_planes(const T* grad, const T* x, const Strides& xs, const Fl
   });
 }
 
-template <int K, typename T, typename Offset>
+template <int K, typename T>
 void backward_x_planes(const T* grad, const Flow<compute_t<T>>& flow, compute_t<T>* grad_x, const Sizes& s) {
   using C = compute_t<T>;
-  using Block = BlockTaps<K, T, Offset>;
+  using Block = BlockTaps<K, T>;
   each_share(s, 1, [&](int64_t b, int64_t first, int64_t last) {
     Block block;
     with_simd([&] {
@@ -303,17 +303,6 @@ void backward_x_planes(const T* grad, const Flow<compute_t<T>>& flow, compute_t<
 }  // namespace msr::flow_warp
 
 namespace msr {
-namespace {
-
-template <typename Body>
-void with_taps(int count, const Body& body) {
-  if (count == 1) return body(std::integral_constant<int, 1>{});
-  if (count == 2) return body(std::integral_constant<int, 2>{});
-  body(std::integral_constant<int, 4>{});
-}
-
-}  // namespace
-
 Tensor flow_warp_cpu(const Tensor& input, const Tensor& input_flow, const std::string& interpolation,
                      const std::string& padding_mode) {
   using namespace flow_warp;
@@ -325,7 +314,6 @@ Tensor flow_warp_cpu(const Tensor& input, const Tensor& input_flow, const std::s
   const Tensor x = with_unit_stride(input);
   const Tensor flow = to_type(input_flow, compute_type(x.scalar_type()));
   const Strides xs = strides(x);
-  const bool small = (s.height - 1) * xs.h + s.width <= INT32_MAX;
   dispatch_floating(x.scalar_type(), "flow_warp", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* from = static_cast<const T*>(x.data_ptr());
@@ -335,10 +323,8 @@ Tensor flow_warp_cpu(const Tensor& input, const Tensor& input_flow, const std::s
       constexpr int K = decltype(k)::value;
       if (format == MemoryFormat::ChannelsLast)
         forward_channels_last<K>(from, xs, f, to, s);
-      else if (small)
-        forward_planes<K, T, int32_t>(from, xs, f, to, s);
       else
-        forward_planes<K, T, int64_t>(from, xs, f, to, s);
+        forward_planes<K>(from, xs, f, to, s);
     });
   });
   return out;
@@ -364,7 +350,6 @@ std::tuple<Tensor, Tensor> flow_warp_backward_cpu(const Tensor& input_grad, cons
     const Tensor flow = to_type(input_flow, compute);
     const Tensor grad = torch::stable::contiguous(to_type(input_grad, type), format);
     const Strides xs = strides(x);
-    const bool small = (s.height - 1) * std::max(xs.h, s.width) + s.width <= INT32_MAX;
     dispatch_floating(type, "flow_warp", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using C = compute_t<T>;
@@ -378,12 +363,9 @@ std::tuple<Tensor, Tensor> flow_warp_backward_cpu(const Tensor& input_grad, cons
         if (format == MemoryFormat::ChannelsLast) {
           if (needs_x) backward_x_channels_last<K>(g, f, to_x, s);
           if (needs_flow) backward_flow_channels_last<K>(g, from, xs, f, to_flow, s);
-        } else if (small) {
-          if (needs_x) backward_x_planes<K, T, int32_t>(g, f, to_x, s);
-          if (needs_flow) backward_flow_planes<K, T, int32_t>(g, from, xs, f, to_flow, s);
         } else {
-          if (needs_x) backward_x_planes<K, T, int64_t>(g, f, to_x, s);
-          if (needs_flow) backward_flow_planes<K, T, int64_t>(g, from, xs, f, to_flow, s);
+          if (needs_x) backward_x_planes<K>(g, f, to_x, s);
+          if (needs_flow) backward_flow_planes<K>(g, from, xs, f, to_flow, s);
         }
       });
     });

@@ -4,6 +4,7 @@
 #include "common.h"
 
 #include <cmath>
+#include <type_traits>
 
 namespace msr::flow_warp {
 
@@ -130,6 +131,14 @@ inline void check_grad(const Tensor& grad, const Tensor& x, const Sizes& s) {
 template <typename C>
 Flow<C> flow_of(const Tensor& flow) {
   return {static_cast<const C*>(flow.data_ptr()), strides(flow)};
+}
+
+// Calls body with the number of taps as a compile-time constant.
+template <typename Body>
+void with_taps(int count, const Body& body) {
+  if (count == 1) return body(std::integral_constant<int, 1>{});
+  if (count == 2) return body(std::integral_constant<int, 2>{});
+  body(std::integral_constant<int, 4>{});
 }
 
 }  // namespace msr::flow_warp
