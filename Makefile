@@ -1,0 +1,62 @@
+# make demo    super-resolve the photo, the clip and the burst of examples/ into demo-out/
+# make test    the whole test suite
+#
+# Both make .venv first, with msr in it and its kernels built. Settings, all optional:
+#   PYTHON=python3.12            the Python to make .venv with, 3.11 or later
+#   VENV=.venv                   where it stands; one that is there already is used, and a torch in it that fits is kept
+#   TORCH=torch==2.13.0+cu130    which torch to install
+#   PIP_FLAGS="..."              further arguments of every pip install, for example where to find that torch
+#   MSR_EXTENSION=0, MSR_CUDA=0  no kernels at all, no CUDA kernels
+#   ARGS="..."                   further arguments of the demo, the tests or the benchmarks
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PIP_FLAGS ?=
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_FLAGS)
+SOURCES := setup.py $(wildcard csrc/*)
+DEPENDENCIES := $(VENV)/.dependencies
+# What was built with other switches does not count.
+BUILT := $(VENV)/.built$(if $(filter 0,$(MSR_EXTENSION)),-without-extension)$(if $(filter 0,$(MSR_CUDA)),-without-cuda)
+# ninja, where the kernels are built with several processes, is found in the environment.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test bench lint types cuda-check install clean
+
+demo: $(BUILT)
+	$(BIN)/python examples/demo.py --out demo-out $(ARGS)
+
+test: $(BUILT)
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(BUILT)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(BUILT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BUILT)
+	$(BIN)/mypy
+
+cuda-check: $(BUILT)
+	$(BIN)/python setup.py check_cuda
+
+install: $(BUILT)
+
+$(DEPENDENCIES): constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit("msr needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PIP) setuptools ninja
+	$(PIP) '$(TORCH)'
+	touch $@
+
+$(BUILT): $(DEPENDENCIES) $(SOURCES) pyproject.toml
+	$(PIP) --no-build-isolation --editable '.[test,bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo-out *.egg-info msr/*.so
