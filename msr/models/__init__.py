@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
 from msr.models.burst import BurstModel
 from msr.models.image import ImageModel
 from msr.models.video import VideoModel
@@ -107,7 +107,7 @@ def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Pat
         half: whether to store float16 instead of float32.
 
     Raises:
-        OSError: the file cannot be written.
+        WorkError: the file cannot be written.
 
     Example:
         >>> save_model(model, "image", {"scale": 2}, Path("mine.safetensors"))    # doctest: +SKIP
@@ -115,8 +115,12 @@ def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Pat
     state = {k: v.detach().cpu().to(torch.float16 if half else torch.float32) for k, v in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.part")
     metadata = {"msr": json.dumps({"kind": kind, "arguments": arguments})}
-    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
-    temporary.replace(path)
+    try:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
+        temporary.replace(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkError(f"cannot write {path}: {error}") from error
 
 
 def _check_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

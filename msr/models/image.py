@@ -50,7 +50,7 @@ class ImageModel(nn.Module):
         self.scale = scale
         self.phase: Phase = phase
         # Each 3x3 convolution sees one pixel further; past this only the global pooling does.
-        self.halo = 2 * blocks + 2 + (1 if upsampler == "subpixel" else 2)
+        self.halo = 2 * blocks + 2 + (1 if upsampler == "subpixel" or scale == 4 else 2)
         self.head = conv3x3(3, channels)
         self.trunk = Trunk(channels, blocks)
         self.upsampler = make_upsampler(upsampler, channels, scale)

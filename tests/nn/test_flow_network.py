@@ -1,0 +1,83 @@
+"""The flow network: correlation against a direct loop, zero before training, any size."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from msr.nn.flow import FlowNetwork, local_correlation
+from msr.ops import flow_warp
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_local_correlation_agrees_with_a_direct_loop(radius: int) -> None:
+    a, b = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    found = local_correlation(a, b, radius)
+    side = 2 * radius + 1
+    assert found.shape == (2, side * side, 4, 5)
+    for n in range(2):
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                for y in range(4):
+                    for x in range(5):
+                        inside = 0 <= y + dy < 4 and 0 <= x + dx < 5
+                        expected = float((a[n, :, y, x] * b[n, :, y + dy, x + dx]).mean()) if inside else 0.0
+                        channel = (dy + radius) * side + dx + radius
+                        assert found[n, channel, y, x].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture
+def stirred() -> FlowNetwork:
+    """A network whose last layer is not silent."""
+    torch.manual_seed(0)
+    network = FlowNetwork(channels=8, width=8).eval()
+    torch.nn.init.normal_(network.delta.weight, std=0.05)
+    return network.requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (8, 16), (13, 21)])
+def test_zero_before_training_and_the_size_of_the_frame(size: tuple[int, int], stirred: FlowNetwork) -> None:
+    a, b = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
+    flow = FlowNetwork(channels=8, width=8)(a, b)
+    assert flow.shape == (2, 2, *size)
+    assert flow.dtype == torch.float32
+    assert flow.abs().max().item() == 0.0
+    moved = stirred(a, b)
+    assert moved.shape == (2, 2, *size)
+    assert moved.isfinite().all()
+    assert moved.abs().max().item() > 0.0
+
+
+def test_a_batch_is_its_items(stirred: FlowNetwork) -> None:
+    a, b = torch.rand(3, 3, 9, 10), torch.rand(3, 3, 9, 10)
+    one_by_one = torch.cat([stirred(a[i : i + 1], b[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(stirred(a, b), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_weights_give_float32_flow(stirred: FlowNetwork) -> None:
+    a, b = torch.rand(1, 3, 9, 10), torch.rand(1, 3, 9, 10)
+    full = stirred(a, b)
+    half = stirred.to(torch.bfloat16)(a, b)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0, atol=0.1 * full.abs().max().item() + 0.02)
+
+
+def _shifted(picture: Tensor, dx: int, dy: int, size: int = 16) -> Tensor:
+    return picture[..., 8 + dy : 8 + dy + size, 8 + dx : 8 + dx + size]
+
+
+def test_it_learns_the_sign_and_the_order_of_the_components() -> None:
+    torch.manual_seed(0)
+    network = FlowNetwork(channels=8, width=16, levels=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    picture = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 34, 34), 3, 1)
+    # The source is the target moved one pixel right and one up: what was at (x, y) now lies at (x + 1, y - 1).
+    target, source = _shifted(picture, 0, 0), _shifted(picture, -1, 1)
+    for _ in range(40):
+        warped = flow_warp(source, network(target, source), padding_mode="border")
+        loss = (warped - target).abs()[..., 4:-4, 4:-4].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        optimizer.step()
+    flow = network(target, source).detach()[0, :, 4:-4, 4:-4]
+    assert flow.mean(dim=(1, 2)).tolist() == pytest.approx([1.0, -1.0], abs=0.4)

@@ -1,0 +1,160 @@
+"""`resize` against a direct reading of MATLAB's definition, against known taps, and at both phases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msr.models import ImageModel
+from msr.nn.resize import resize
+
+
+def cubic(t: float) -> float:
+    t = abs(t)
+    if t <= 1:
+        return 1.5 * t**3 - 2.5 * t**2 + 1
+    if t <= 2:
+        return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return 0.0
+
+
+def direct_line(line: np.ndarray, length: int, scale: float) -> np.ndarray:
+    """MATLAB's imresize of one line, tap by tap, in its own 1-based coordinates."""
+    n = len(line)
+    mirror = [*range(n), *reversed(range(n))]
+    factor = min(scale, 1.0)
+    width = 4.0 / factor
+    out = np.zeros(length)
+    for i in range(1, length + 1):
+        u = i / scale + 0.5 * (1.0 - 1.0 / scale)
+        left = math.floor(u - width / 2)
+        total = value = 0.0
+        for j in range(left, left + math.ceil(width) + 2):
+            weight = factor * cubic(factor * (u - j))
+            total += weight
+            value += weight * line[mirror[(j - 1) % (2 * n)]]
+        out[i - 1] = value / total
+    return out
+
+
+def direct(x: np.ndarray, size: tuple[int, int], scales: tuple[float, float]) -> np.ndarray:
+    tall = np.stack([direct_line(x[:, c], size[0], scales[0]) for c in range(x.shape[1])], axis=1)
+    return np.stack([direct_line(row, size[1], scales[1]) for row in tall])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 1 / 2, 1 / 3, 1 / 4, 1.7, 0.6, 1])
+@pytest.mark.parametrize("shape", [(12, 24), (7, 5), (1, 9), (1, 1), (2, 3)])
+def test_scale_agrees_with_the_definition(scale: float, shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).random(shape)
+    size = (math.ceil(shape[0] * scale), math.ceil(shape[1] * scale))
+    found = resize(torch.from_numpy(x)[None, None], scale=scale)[0, 0].numpy()
+    np.testing.assert_allclose(found, direct(x, size, (scale, scale)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((7, 9), (13, 4)), ((8, 8), (3, 21)), ((5, 1), (1, 5)), ((6, 7), (6, 7))])
+def test_size_agrees_with_the_definition(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    x = np.random.default_rng(1).random(shape)
+    found = resize(torch.from_numpy(x)[None, None], size=size)[0, 0].numpy()
+    expected = direct(x, size, (size[0] / shape[0], size[1] / shape[1]))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_taps_of_doubling_and_halving() -> None:
+    # Keys' kernel at 1/4, 3/4, 5/4 and 7/4; halved, its taps are the well-known 0.4336, 0.1133, -0.0352, -0.0117.
+    near = [0.8671875, 0.2265625, -0.0703125, -0.0234375]
+    impulse = torch.zeros(1, 1, 1, 12, dtype=torch.float64)
+    impulse[..., 6] = 1.0
+    doubled = resize(impulse, size=(1, 24))[0, 0, 0]
+    taps = [near[3], near[2], near[1], near[0], near[0], near[1], near[2], near[3]]
+    assert doubled.tolist() == pytest.approx([0.0] * 9 + taps + [0.0] * 7, abs=1e-12)
+    halved = torch.stack([resize(torch.eye(16, dtype=torch.float64)[i].view(1, 1, 1, 16), size=(1, 8)).flatten()[4]
+                          for i in range(16)])  # fmt: skip
+    assert halved.tolist() == pytest.approx([0.0] * 5 + [t / 2 for t in taps] + [0.0] * 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (10, 16)])
+def test_interior_agrees_with_another_library(size: tuple[int, int]) -> None:
+    x = np.random.default_rng(2).random((30, 40), dtype=np.float32)
+    other = np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.BICUBIC))
+    found = resize(torch.from_numpy(x)[None, None], size=size)[0, 0].numpy()
+    edge = max(3, 3 * size[0] // 30)  # at the border the library cuts its kernel instead of mirroring the picture
+    np.testing.assert_allclose(found[edge:-edge, edge:-edge], other[edge:-edge, edge:-edge], atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_corner_phase_keeps_every_pixel_in_place(scale: int) -> None:
+    x = torch.rand(1, 2, 7, 9, dtype=torch.float64)
+    large = resize(x, scale=scale, phase="corner")
+    assert large.shape == (1, 2, 7 * scale, 9 * scale)
+    torch.testing.assert_close(large[..., ::scale, ::scale], x)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("phase", ["corner", "centered"])
+def test_a_ramp_stays_a_ramp_at_its_phase(scale: int, phase: str) -> None:
+    ramp = torch.arange(12.0, dtype=torch.float64).view(1, 1, 1, 12).expand(1, 1, 12, 12)
+    large = resize(ramp, scale=scale, phase=phase)
+    offset = 0.0 if phase == "corner" else (scale - 1) / 2
+    expected = (torch.arange(12.0 * scale, dtype=torch.float64) - offset) / scale
+    inner = slice(2 * scale, -2 * scale)
+    torch.testing.assert_close(large[0, 0, :, inner], expected[inner].expand(12 * scale, -1))
+
+
+def test_without_antialiasing_the_kernel_is_not_widened() -> None:
+    x = torch.rand(1, 1, 9, 9, dtype=torch.float64)
+    # Thirds put each output's centre on an input pixel, where Keys' kernel interpolates.
+    torch.testing.assert_close(resize(x, scale=1 / 3, antialias=False), x[..., 1::3, 1::3])
+    assert not torch.allclose(resize(x, scale=1 / 3), x[..., 1::3, 1::3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_and_device_stay(dtype: torch.dtype, device: torch.device) -> None:
+    x = torch.rand(2, 3, 6, 5, dtype=torch.float64).to(dtype)
+    y = resize(x.to(device), scale=3)
+    assert y.dtype == dtype
+    assert y.device.type == device.type
+    tolerance = {torch.float16: 1e-3, torch.bfloat16: 1e-2, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(y.cpu().double(), resize(x.double(), scale=3), rtol=0, atol=tolerance)
+
+
+def test_gradient_flows_after_a_first_call_in_inference_mode() -> None:
+    with torch.inference_mode():
+        resize(torch.rand(1, 1, 11, 13), scale=2)
+    x = torch.rand(1, 1, 11, 13, requires_grad=True)
+    resize(x, scale=2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.mean().item() == pytest.approx(4.0, rel=1e-4)
+
+
+def test_compiles_as_part_of_a_model() -> None:
+    model = ImageModel(scale=2, channels=8, blocks=1).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = torch.rand(1, 3, 6, 5)
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "arguments"),
+    [
+        (torch.rand(3, 4, 4), {"scale": 2}),
+        (torch.ones(1, 1, 4, 4, dtype=torch.uint8), {"scale": 2}),
+        (torch.rand(1, 1, 4, 4), {}),
+        (torch.rand(1, 1, 4, 4), {"scale": 2, "size": (8, 8)}),
+        (torch.rand(1, 1, 4, 4), {"scale": 0}),
+        (torch.rand(1, 1, 4, 4), {"scale": -2}),
+        (torch.rand(1, 1, 4, 4), {"scale": math.nan}),
+        (torch.rand(1, 1, 4, 4), {"scale": math.inf}),
+        (torch.rand(1, 1, 4, 4), {"size": (0, 4)}),
+        (torch.rand(1, 1, 0, 4), {"size": (4, 4)}),
+        (torch.rand(1, 1, 4, 4), {"scale": 2, "phase": "middle"}),
+        (torch.rand(1, 1, 4, 4), {"scale": 2, "phase": ["corner"]}),
+    ],
+)
+def test_wrong_arguments(x: torch.Tensor, arguments: dict) -> None:
+    with pytest.raises(ValueError, match="resize expects"):
+        resize(x, **arguments)
