@@ -1,6 +1,6 @@
 """Super-resolves the photo, the clip and the burst of this folder, and compares them with their originals.
 
-    python examples/demo.py [--out demo-out]
+Usage: python examples/demo.py [--out demo-out]
 
 Leaves the results and a before/after picture of each in the folder, and prints a table. `make demo` runs it.
 """
@@ -37,7 +37,7 @@ BAR = 24  # height of the line of text over a panel
 
 @dataclass(frozen=True)
 class Example:
-    """One kind of input: its files, the frame to show and the corner of the detail in that frame, as a share of its sides."""
+    """One kind of input: its files, the frame to show, and the corner of the detail in it as a share of its sides."""
 
     kind: str
     source: str
@@ -95,9 +95,10 @@ def ops_used(example: Example, model: str | None, device: str) -> str:
     with torch.inference_mode(), _Watch() as watch:
         chosen.module(x[:, 0] if example.kind == "image" else x)
     compiled = kernels()
-    served = {}
+    served: dict[str, list[str]] = {}
     for op, place in sorted(watch.seen):
-        served.setdefault(f"{place} {'kernel' if place in compiled[op] else 'reference'}", []).append(op[len("msr::") :])
+        how = f"{place} {'kernel' if place in compiled[op] else 'reference'}"
+        served.setdefault(how, []).append(op.removeprefix("msr::"))
     return "; ".join(f"{how}: {', '.join(ops)}" for how, ops in served.items()) or "PyTorch's own"
 
 

@@ -1,6 +1,6 @@
-"""Makes the files of this folder from their sources: an original and its reduction to a quarter for a photo, a clip and a burst.
+"""Makes the files of this folder: a photo, a clip and a burst, each as an original and reduced to a quarter.
 
-    python examples/make_examples.py PHOTO BURST_PHOTO CLIP
+Usage: python examples/make_examples.py PHOTO BURST_PHOTO CLIP
 """
 
 from __future__ import annotations
