@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.image import Written, load_picture
-from msr.pipelines.pixels import Image, pack, unpack
+from msr.pipelines.pixels import Image, describe, pack, unpack
 from msr.pipelines.progress import progress_bar
 from msr.pipelines.tiling import choose_tile, plan_tiles
 
@@ -118,16 +119,19 @@ def _merge(frames: Sequence[Image], names: Sequence[str], chosen: Chosen, tile: 
     """Merge with a model at hand; ``names`` are how an error names the frames."""
     if not len(frames):
         raise InputError("no frames: a burst needs at least one")
-    base, alpha, layout = unpack(frames[0], names[0])
+    layout = describe(frames[0], names[0])
     chosen.check_size(*layout.size, names[0])
-    unpacked = [chosen.place(base)]
-    for frame, name in zip(frames[1:], names[1:], strict=True):
-        rgb, _, other = unpack(frame, name)
+    unpacked: list[Tensor] = []
+    alpha: Tensor | None = None
+    for frame, name in zip(frames, names, strict=True):
+        other = describe(frame, name)
         if other.size != layout.size:
             raise InputError(f"{name} is {other}, expected {layout}")
         if (other.channels, other.dtype) != (layout.channels, layout.dtype):
             now, first = f"{other.channels} of {other.dtype}", f"{layout.channels} of {layout.dtype}"
             raise InputError(f"{name} has channels {now}, expected {first}")
+        rgb, own = unpack(frame, other, name)
+        alpha = own if not unpacked else alpha
         unpacked.append(chosen.place(rgb))
     with torch.inference_mode():
         tiles = plan_tiles(*layout.size, choose_tile(tile, chosen.device), chosen.halo)

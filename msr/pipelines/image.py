@@ -12,7 +12,7 @@ import torch
 from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
-from msr.pipelines.pixels import Image, Layout, pack, unpack
+from msr.pipelines.pixels import Image, describe, pack, unpack
 from msr.pipelines.progress import progress_bar
 from msr.pipelines.tiling import choose_tile, plan_tiles
 
@@ -120,17 +120,13 @@ def upscale_image_files(
 
 def run_image(image: Image, chosen: Chosen, tile: int | None, name: str) -> Image:
     """Enlarge one picture with a model at hand; ``name`` is how an error names the picture."""
-    rgb, alpha, layout = unpack(image, name)
-    check_enlargement(layout, chosen, name)
+    layout = describe(image, name)
+    chosen.check_size(*layout.size, name)
+    rgb, alpha = unpack(image, layout, name)
     with torch.inference_mode():
         x = chosen.place(rgb)
         tiles = plan_tiles(*layout.size, choose_tile(tile, chosen.device), chosen.halo)
         return pack(tiles.join(lambda index: chosen.module(tiles.cut(x, index)), chosen.scale), alpha, layout)
-
-
-def check_enlargement(layout: Layout, chosen: Chosen, name: str) -> None:
-    """Refuse a picture whose enlargement would be beyond any encoder."""
-    chosen.check_size(*layout.size, name)
 
 
 def load_picture(path: Path) -> io.Picture:

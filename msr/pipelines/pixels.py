@@ -38,55 +38,73 @@ class Layout:
         return f"{width}x{height}"
 
 
-def unpack(image: Image, name: str) -> tuple[Tensor, Tensor | None, Layout]:
-    """Split a picture into RGB and alpha in [0, 1].
+def describe(image: Image, name: str) -> Layout:
+    """Look at a picture without touching its values.
 
     Args:
         image: array ``(H, W)`` or ``(H, W, C)``, or tensor ``(H, W)`` or ``(C, H, W)``, with C of 1, 3 or 4; uint8,
-            uint16 or floating point in [0, 1] (arrays: float32; tensors also half precision).
+            uint16 or floating point (arrays: float32; tensors also half precision).
         name: how an error names the picture.
 
     Returns:
-        RGB ``(1, 3, H, W)`` float32 (gray thrice), alpha ``(1, 1, H, W)`` or None, and the layout for ``pack``.
+        The layout, for ``unpack`` and ``pack``.
 
     Raises:
-        InputError: another shape or dtype, no pixels, values that are not finite or outside [0, 1].
+        InputError: another shape or dtype, or no pixels.
 
     Example:
-        >>> rgb, alpha, layout = unpack(np.zeros((4, 5), np.uint8), "image")
-        >>> rgb.shape, alpha is None
-        (torch.Size([1, 3, 4, 5]), True)
+        >>> describe(np.zeros((4, 5), np.uint8), "image").size
+        (4, 5)
     """
-    if isinstance(image, Tensor):
-        values, device = image.detach(), image.device
-        at = 0
-    elif isinstance(image, np.ndarray):
-        device, at = None, 2
-    else:
+    if not isinstance(image, np.ndarray | Tensor):
         raise InputError(f"{name} must be a numpy array or a torch tensor, got {type(image).__name__}")
     shape = tuple(image.shape)
-    channels = 1 if len(shape) == 2 else shape[at] if len(shape) == 3 else 0
+    first = isinstance(image, Tensor)
+    channels = 1 if len(shape) == 2 else shape[0 if first else 2] if len(shape) == 3 else 0
     if channels not in (1, 3, 4):
         kinds = "({0}), ({1}), ({2}) or (H, W)"
-        wanted = kinds.format(*(f"H, W, {c}" if device is None else f"{c}, H, W" for c in (3, 4, 1)))
+        wanted = kinds.format(*(f"{c}, H, W" if first else f"H, W, {c}" for c in (3, 4, 1)))
         raise InputError(f"{name} must have the shape {wanted}, got {shape}")
     if 0 in shape:
         raise InputError(f"{name} has no pixels: its shape is {shape}")
     if isinstance(image, np.ndarray):
         if image.dtype not in (np.uint8, np.uint16, np.float32):
             raise InputError(f"{name} must be uint8, uint16 or float32, got {image.dtype}")
-        # torch knows little of uint16; int32 holds it.
+        return Layout(shape, image.dtype, None, channels)
+    if image.dtype not in (torch.uint8, torch.uint16, *_FLOATS):
+        raise InputError(f"{name} must be uint8, uint16 or floating point, got {image.dtype}")
+    return Layout(shape, image.dtype, image.device, channels)
+
+
+def unpack(image: Image, layout: Layout, name: str) -> tuple[Tensor, Tensor | None]:
+    """Split a picture into RGB and alpha in [0, 1].
+
+    Args:
+        image: a picture; floating point in [0, 1].
+        layout: what ``describe`` said of it.
+        name: how an error names the picture.
+
+    Returns:
+        RGB ``(1, 3, H, W)`` float32 (gray thrice), and alpha ``(1, 1, H, W)`` or None.
+
+    Raises:
+        InputError: values that are not finite or outside [0, 1].
+
+    Example:
+        >>> gray = np.zeros((4, 5), np.uint8)
+        >>> unpack(gray, describe(gray, "image"), "image")[0].shape
+        torch.Size([1, 3, 4, 5])
+    """
+    if isinstance(image, np.ndarray):
+        # torch knows little of uint16; int32 holds it. It also wants to own what it may write to.
         plain = image.astype(np.int32) if image.dtype == np.uint16 else np.ascontiguousarray(image)
-        if plain.dtype == image.dtype and not plain.flags.writeable:
-            plain = plain.copy()
-        values = torch.from_numpy(plain)
+        values = torch.from_numpy(plain if plain.flags.writeable else plain.copy())
         values = values[..., None] if values.ndim == 2 else values
         values = values.permute(2, 0, 1)
-    elif image.dtype not in (torch.uint8, torch.uint16, *_FLOATS):
-        raise InputError(f"{name} must be uint8, uint16 or floating point, got {image.dtype}")
-    values = (values[None] if values.ndim == 2 else values)[None]
-    unit = values.to(torch.float32)
-    top = _top(image.dtype)
+    else:
+        values = image.detach()
+    unit = (values[None] if values.ndim == 2 else values)[None].to(torch.float32)
+    top = _top(layout.dtype)
     if top is None:
         low, high = unit.aminmax()
         if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -96,9 +114,8 @@ def unpack(image: Image, name: str) -> tuple[Tensor, Tensor | None, Layout]:
         unit = unit.clamp(0, 1)
     else:
         unit = unit / top
-    rgb = unit[:, :3].expand(-1, 3, -1, -1) if channels == 1 else unit[:, :3]
-    alpha = unit[:, 3:] if channels == 4 else None
-    return rgb.contiguous(), alpha, Layout(shape, image.dtype, device, channels)
+    rgb = unit.expand(-1, 3, -1, -1) if layout.channels == 1 else unit[:, :3]
+    return rgb.contiguous(), unit[:, 3:] if layout.channels == 4 else None
 
 
 def pack(rgb: Tensor, alpha: Tensor | None, layout: Layout) -> Image:
@@ -113,7 +130,9 @@ def pack(rgb: Tensor, alpha: Tensor | None, layout: Layout) -> Image:
         An array or tensor of the source's dtype and number of channels; integers are rounded to nearest.
 
     Example:
-        >>> rgb, alpha, layout = unpack(np.zeros((4, 5, 4), np.uint16), "image")
+        >>> source = np.zeros((4, 5, 4), np.uint16)
+        >>> layout = describe(source, "image")
+        >>> rgb, alpha = unpack(source, layout, "image")
         >>> pack(torch.rand(1, 3, 8, 10), alpha, layout).shape
         (8, 10, 4)
     """

@@ -113,14 +113,14 @@ def plan_tiles(height: int, width: int, tile: int, halo: int) -> Tiles:
         The tiles.
 
     Raises:
-        InputError: ``tile`` is too small.
+        ValueError: ``tile`` is too small.
 
     Example:
         >>> len(plan_tiles(480, 640, 256, 32))
         6
     """
     if tile < 4 * FADE:
-        raise InputError(f"a tile must be at least {4 * FADE} pixels a side, got {tile}")
+        raise ValueError(f"plan_tiles expects tiles of at least {4 * FADE} pixels a side, got {tile}")
     return Tiles(height, width, _spans(height, tile, halo), _spans(width, tile, halo))
 
 
@@ -130,13 +130,13 @@ def choose_tile(tile: int | None, device: torch.device) -> int:
     It depends on the size of the memory, not on what is free at the moment, so that a result can be repeated.
 
     Raises:
-        InputError: ``tile`` is negative.
+        InputError: ``tile`` is negative or too small.
 
     Example:
         >>> choose_tile(256, torch.device("cpu"))
         256
     """
-    if tile is not None and tile < 0:
+    if tile and tile < 4 * FADE:
         raise InputError(f"a tile must be at least {4 * FADE} pixels a side, or 0 for automatic, got {tile}")
     if tile:
         return tile

@@ -15,7 +15,7 @@ from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.image import Written
-from msr.pipelines.pixels import Image, Layout, pack, unpack
+from msr.pipelines.pixels import Image, Layout, describe, pack, unpack
 from msr.pipelines.progress import progress_bar
 from msr.pipelines.tiling import Tiles, choose_tile, plan_tiles
 
@@ -130,7 +130,7 @@ def _run_frames(frames: Iterable[Image], chosen: Chosen, tile: int | None) -> It
     stream: _Stream | None = None
     first: Layout | None = None
     for index, frame in enumerate(frames):
-        rgb, alpha, layout = unpack(frame, f"frame {index}")
+        layout = describe(frame, f"frame {index}")
         if first is None:
             first = layout
             chosen.check_size(*layout.size, "the clip")
@@ -140,6 +140,7 @@ def _run_frames(frames: Iterable[Image], chosen: Chosen, tile: int | None) -> It
         elif (layout.channels, layout.dtype) != (first.channels, first.dtype):
             now, before = f"{layout.channels} of {layout.dtype}", f"{first.channels} of {first.dtype}"
             raise InputError(f"frame {index} has channels {now}, expected {before}")
+        rgb, alpha = unpack(frame, layout, f"frame {index}")
         waiting.append((chosen.place(rgb), alpha, layout))
         if len(waiting) > ahead and stream is not None:
             yield stream.step(waiting, ahead)

@@ -1,0 +1,88 @@
+"""Bursts merge to one picture, from memory and from files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made import dng, picture, weights
+from pipelines.networks import Weighted, stirred
+
+import msr
+from msr.errors import InputError
+from msr.io import convert_depth, read_image, write_image
+from msr.pipelines import merge_burst_files
+
+FRAMES = [np.roll(picture(), i, 1) for i in range(4)]
+
+
+@pytest.mark.parametrize("model", [Weighted(), stirred("burst", scale=2, offset_groups=2)], ids=["weighted", "msr"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_result_is_the_model_s(model: torch.nn.Module, count: int) -> None:
+    stack = torch.from_numpy(np.stack(FRAMES[:count])).permute(0, 3, 1, 2)[None].float() / 255
+    expected = model(stack)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    result = msr.merge_burst(FRAMES[:count], model=model)
+    assert (result.shape, result.dtype) == ((96, 128, 3), np.uint8)
+    np.testing.assert_allclose(result / 255, expected, atol=0.51 / 255)
+
+
+def test_the_first_frame_is_the_base_and_the_others_have_no_order() -> None:
+    model = stirred("burst", scale=2, offset_groups=2)
+    result = msr.merge_burst(FRAMES, model=model).astype(int)
+    again = msr.merge_burst([FRAMES[0], *FRAMES[:0:-1]], model=model)
+    assert np.abs(again - result).max() <= 1
+    assert np.abs(msr.merge_burst(FRAMES[::-1], model=model) - result).max() > 5
+
+
+def test_tiles_give_the_whole_picture() -> None:
+    frames = [convert_depth(np.roll(picture(70, 90), i, 1), "float32") for i in range(3)]
+    whole, tiled = (msr.merge_burst(frames, model=Weighted(), tile=tile) for tile in (1000, 32))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_kinds_are_kept() -> None:
+    gray = msr.merge_burst([convert_depth(frame[..., 0], "uint16") for frame in FRAMES], model=Weighted())
+    assert (gray.shape, gray.dtype) == ((96, 128), np.uint16)
+    tensor = msr.merge_burst([torch.from_numpy(frame).permute(2, 0, 1) for frame in FRAMES], model=Weighted())
+    assert tuple(tensor.shape) == (3, 96, 128)
+
+
+def test_frames_that_do_not_fit_are_named() -> None:
+    with pytest.raises(InputError, match="at least one"):
+        msr.merge_burst([], model=Weighted())
+    with pytest.raises(InputError, match="frame 1 is 30x48, expected 64x48"):
+        msr.merge_burst([FRAMES[0], FRAMES[1][:, :30]], model=Weighted())
+    with pytest.raises(InputError, match="frame 2 has channels 1"):
+        msr.merge_burst([FRAMES[0], FRAMES[1], FRAMES[2][..., 0]], model=Weighted())
+
+
+def test_a_folder_and_a_list_of_files_are_the_same_burst(tmp_path: Path) -> None:
+    model = weights(tmp_path, "burst", scale=2, offset_groups=2)
+    (tmp_path / "shots").mkdir()
+    paths = [tmp_path / "shots" / f"{name}.png" for name in ("2", "10", "11")]
+    for path, frame in zip(paths, FRAMES, strict=False):
+        write_image(path, frame)
+    merge_burst_files(paths, tmp_path / "a.png", model=model)
+    written = merge_burst_files([tmp_path / "shots"], tmp_path / "b.png", model=model)
+    assert (written.width, written.height, written.frames) == (128, 96, 3)
+    expected = msr.merge_burst(FRAMES[:3], model=model)
+    for name in ("a.png", "b.png"):
+        np.testing.assert_array_equal(read_image(tmp_path / name).pixels, expected)
+
+
+def test_a_raw_burst_becomes_a_deep_picture(tmp_path: Path) -> None:
+    (tmp_path / "shots").mkdir()
+    for index in range(3):
+        dng(tmp_path / "shots" / f"{index}.dng")
+    merge_burst_files([tmp_path / "shots"], tmp_path / "a.tif", model=weights(tmp_path, "burst", scale=2))
+    result = read_image(tmp_path / "a.tif").pixels
+    assert (result.shape, result.dtype) == ((64, 96, 3), np.uint16)
+
+
+def test_files_of_different_sizes_are_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", picture())
+    write_image(tmp_path / "b.png", picture(20, 30))
+    model, shots = weights(tmp_path, "burst"), [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(InputError, match=r"b\.png is 30x20, expected 64x48"):
+        merge_burst_files(shots, tmp_path / "c.png", model=model)
+    assert not (tmp_path / "c.png").exists()
