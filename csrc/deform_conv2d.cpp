@@ -26,19 +26,33 @@ struct Plan : Geometry {
   int64_t quads;        // of all
   int64_t plane;        // elements of one quad's padded plane
   int64_t out_padded;   // output channels of one group, rounded up to vectors
-  int64_t tile;         // pixels
+  int64_t tile;         // room for pixels in a tile
+  int64_t block;        // offset groups that are sampled before they are multiplied
+  int64_t parts, tile_width, tile_rows;
 
   Plan(const Geometry& geometry, int64_t lanes) : Geometry(geometry) {
     group_quads = round_up(offset_group_channels(), 4) / 4;
     quads = group_quads * offset_groups;
     plane = (height + 3) * (width + 2) * 4;
     out_padded = round_up(out_channels / groups, lanes);
-    // A multiple of every block height in multiply(); the columns take at most 256 KiB as long as that is possible.
-    tile = std::clamp<int64_t>((int64_t{1} << 16) / (quads * taps * 4) / 24 * 24, 24, 96);
-    tile = std::min(tile, round_up(pixels(), 24));
+    // About a hundred pixels, fewer where one group's columns would take more than a quarter megabyte: a part of one
+    // row, or several whole rows, so that the pixels of a tile follow each other in memory.
+    const int64_t each = group_quads * taps * 4;
+    const int64_t most = std::clamp<int64_t>((int64_t{1} << 16) / each, 24, 96);
+    parts = (out_width + most - 1) / most;
+    tile_width = (out_width + parts - 1) / parts;
+    tile_rows = parts > 1 ? 1 : std::min(most / out_width, out_height);
+    tile = round_up(tile_width * tile_rows, 24);  // a multiple of every block height in multiply()
+    block = std::clamp<int64_t>(16384 / (each * tile), 1, offset_groups);
   }
 
-  int64_t tiles() const { return (pixels() + tile - 1) / tile; }
+  // Tiles of an image, row by row.
+  int64_t tiles() const { return parts * ((out_height + tile_rows - 1) / tile_rows); }
+  Span pixels_of(int64_t number) const {
+    const int64_t row = number / parts * tile_rows, column = number % parts * tile_width;
+    if (parts == 1) return {row * out_width, std::min(row + tile_rows, out_height) * out_width};
+    return {row * out_width + column, row * out_width + std::min(column + tile_width, out_width)};
+  }
   int64_t quad_of(int64_t channel) const {
     return channel / offset_group_channels() * group_quads + channel % offset_group_channels() / 4;
   }
@@ -270,8 +284,8 @@ struct TileReader {
     offsets = at + 7 * n + rows * n;
   }
 
-  Tile<T> read(int64_t batch, int64_t begin) {
-    const int64_t count = std::min(plan.tile, plan.pixels() - begin);
+  Tile<T> read(int64_t batch, Span pixels) {
+    const int64_t begin = pixels.begin, count = pixels.end - begin;
     for (int64_t p = 0; p < count; ++p) {
       base_y[p] = static_cast<T>((begin + p) / plan.out_width * plan.stride_h - plan.padding_h);
       base_x[p] = static_cast<T>((begin + p) % plan.out_width * plan.stride_w - plan.padding_w);
@@ -308,16 +322,18 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
   const bool channels_last = is_channels_last(out);
   parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
     TileReader<T> reader(plan, offset, mask);
-    const auto columns = buffer<T>(plan.quads * plan.taps * 4 * plan.tile), sums = buffer<T>(row * plan.tile);
+    const auto columns = buffer<T>(plan.block * plan.group_quads * plan.taps * 4 * plan.tile),
+               sums = buffer<T>(row * plan.tile);
     for (int64_t i = first; i < last; ++i) {
-      const int64_t b = i / tiles, begin = i % tiles * plan.tile;
-      const Tile<T> tile = reader.read(b, begin);
+      const int64_t b = i / tiles;
+      const Span pixels = plan.pixels_of(i % tiles);
+      const Tile<T> tile = reader.read(b, pixels);
       kernel.forward(plan, tile, planes.get() + b * plan.quads * plan.plane, packed.data(), reader.samples,
                      columns.get(), sums.get());
       dispatch_floating(out.scalar_type(), "deform_conv2d", [&](auto tag) {
         using S = typename decltype(tag)::type;
         S* to = static_cast<S*>(out.data_ptr()) + b * plan.out_channels * plan.pixels();
-        to += channels_last ? begin * plan.out_channels : begin;
+        to += channels_last ? pixels.begin * plan.out_channels : pixels.begin;
         const T *from = sums.get(), *add = start.data();
         for (int64_t g = 0; g < plan.groups; ++g, from += plan.out_padded, add += size) {
           if (channels_last) {

@@ -45,7 +45,7 @@ inline Geometry geometry_of(const Tensor& input, const Tensor& offset, const Ten
   fits = fits && (!mask || (mask->size(0) == g.batch && mask->size(1) == g.taps * g.offset_groups &&
                             mask->size(2) == g.out_height && mask->size(3) == g.out_width));
   fits = fits && weight.scalar_type() == input.scalar_type();
-  MSR_CHECK(fits && (g.height + 3) * (g.width + 2) <= INT32_MAX, "deform_conv2d: shapes do not fit: input ",
+  MSR_CHECK(fits && (g.height + 3) * (g.width + 2) <= INT32_MAX / 4, "deform_conv2d: shapes do not fit: input ",
             describe(input), ", offset ", describe(offset), ", weight ", describe(weight));
   return g;
 }

@@ -17,13 +17,13 @@ struct Lanes {
   typedef T quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
 
-// Finds the samples of one tap for all pixels of the tile: index of the upper left pixel in the padded image, weights
+// Finds the samples of one tap for all pixels of the tile: where the upper left pixel lies in its padded plane, weights
 // of the two rows (times the mask) and the two columns. Outside samples and pixels past the end of the tile point at
 // the rows of zeros below the image.
 template <typename T>
 inline void locate_samples(const Plan& plan, const Tile<T>& tile, int64_t tap, int64_t number, const T* mask,
                            const Samples<T>& out) {
-  const int stride = static_cast<int>(plan.width) + 2;
+  const int stride = 4 * (static_cast<int>(plan.width) + 2);
   const int outside = (static_cast<int>(plan.height) + 1) * stride;
   const T height = static_cast<T>(plan.height), width = static_cast<T>(plan.width);
   const T shift_y = static_cast<T>(tap / plan.kernel_w * plan.dilation_h);
@@ -41,7 +41,7 @@ inline void locate_samples(const Plan& plan, const Tile<T>& tile, int64_t tap, i
     const bool inside = locate<T>(y, x, height, width, top, left, fy, fx);
     const T given = mask[p];
     const T strength = inside ? given : T(0);
-    const int corner = (top + 1) * stride + left + 1;
+    const int corner = (top + 1) * stride + 4 * (left + 1);
     index[p] = inside ? corner : outside;
     row0[p] = strength * (T(1) - fy);
     row1[p] = strength * fy;
@@ -77,10 +77,10 @@ inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, 
     const __m512i second = _mm512_set_epi32(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2);
     const __m512i each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
     for (; p + 4 <= plan.tile; p += 4) {
-      const T* a = plane + int64_t{4} * at.index[p];
-      const T* b = plane + int64_t{4} * at.index[p + 1];
-      const T* c = plane + int64_t{4} * at.index[p + 2];
-      const T* d = plane + int64_t{4} * at.index[p + 3];
+      const T* a = plane + at.index[p];
+      const T* b = plane + at.index[p + 1];
+      const T* c = plane + at.index[p + 2];
+      const T* d = plane + at.index[p + 3];
       const __m512 row0 = spread(at.row0 + p), row1 = spread(at.row1 + p);
       __m512 ab = _mm512_mul_ps(join(a, b), pick(row0, first));
       __m512 cd = _mm512_mul_ps(join(c, d), pick(row0, second));
@@ -94,7 +94,7 @@ inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, 
   }
 #endif
   for (; p < plan.tile; ++p) {
-    const T* corner = plane + int64_t{4} * at.index[p];
+    const T* corner = plane + at.index[p];
     const quad *top = reinterpret_cast<const quad*>(corner), *bottom = reinterpret_cast<const quad*>(corner + below);
     const quad left = top[0] * at.row0[p] + bottom[0] * at.row1[p];
     const quad right = top[1] * at.row0[p] + bottom[1] * at.row1[p];
@@ -137,59 +137,69 @@ inline void multiply_block(const T* a, int64_t a_row, int64_t a_step, const T* b
     for (int n = 0; n < N; ++n) *reinterpret_cast<unaligned*>(c + m * c_row + n * L) = sum[m][n];
 }
 
-// The product for all pixels of a tile and `vectors` vectors of columns, in packed panels (see pack_panels).
+// The product for (at least) `rows` rows and `vectors` vectors of columns, in packed panels (see pack_panels).
 template <typename T, int ROWS, int N>
-inline void multiply_panel(const Plan& plan, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t steps, T* c,
+inline void multiply_panel(int64_t rows, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t steps, T* c,
                            int64_t c_row) {
-  for (int64_t p = 0; p < plan.tile; p += ROWS)
+  for (int64_t p = 0; p < rows; p += ROWS)
     multiply_block<T, ROWS, N, 1>(a + p * a_row, a_row, a_step, b, N * Lanes<T>::count, steps, c + p * c_row, c_row);
 }
 
 template <typename T>
-inline void multiply(const Plan& plan, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t steps,
-                     int64_t vectors, T* c, int64_t c_row) {
+inline void multiply(int64_t rows, const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t packed_steps,
+                     int64_t first_step, int64_t steps, int64_t vectors, T* c, int64_t c_row) {
   constexpr int L = Lanes<T>::count, wide = Lanes<T>::panel;
   for (int64_t v = 0; v < vectors; v += wide) {
-    const T* panel = b + v * L * steps * 4;
     const int64_t n = vectors - v;
+    const T* panel = b + 4 * L * (v * packed_steps + std::min<int64_t>(n, wide) * first_step);
     if constexpr (wide == 4) {
-      if (n >= 4) multiply_panel<T, 6, 4>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
-      if (n == 3) multiply_panel<T, 8, 3>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
-      if (n == 2) multiply_panel<T, 12, 2>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
-      if (n == 1) multiply_panel<T, 12, 1>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n >= 4) multiply_panel<T, 6, 4>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 3) multiply_panel<T, 8, 3>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 2) multiply_panel<T, 12, 2>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 1) multiply_panel<T, 12, 1>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
     } else {
-      if (n >= 2) multiply_panel<T, 6, 2>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
-      if (n == 1) multiply_panel<T, 6, 1>(plan, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n >= 2) multiply_panel<T, 6, 2>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
+      if (n == 1) multiply_panel<T, 6, 1>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
     }
   }
 }
 
-// One tile of the forward pass: `sums` is [pixel][groups * out_padded].
+// One tile of the forward pass: `sums` is [pixel][groups * out_padded]. Offset groups are taken a few at a time, so many
+// that their columns stay in the first-level cache between being sampled and being multiplied.
 template <typename T>
 void forward_tile(const Plan& plan, const Tile<T>& tile, const T* image, const T* weights, const Samples<T>& at,
                   T* columns, T* sums) {
-  for (int64_t group = 0; group < plan.offset_groups; ++group)
-    for (int64_t tap = 0; tap < plan.taps; ++tap) {
-      const int64_t number = group * plan.taps + tap;
+  constexpr int ahead = 3;
+  const int64_t row = plan.groups * plan.out_padded, vectors = plan.out_padded / Lanes<T>::count;
+  for (int64_t i = 0; i < plan.tile * row; ++i) sums[i] = 0;
+  for (int64_t first = 0; first < plan.offset_groups; first += plan.block) {
+    const int64_t last = std::min(first + plan.block, plan.offset_groups);
+    for (int64_t number = first * plan.taps; number < last * plan.taps; ++number) {
+      const int64_t group = number / plan.taps, tap = number % plan.taps;
       const T* mask = tile.masks + number * tile.mask_stride;
-      // Offsets are read once, from hundreds of places a tile: ask for the next tile's while this one is worked on.
-      for (int64_t p = 0; p < plan.tile; p += int64_t{64 / sizeof(T)}) {
-        __builtin_prefetch(tile.offsets + 2 * number * tile.offset_stride + plan.tile + p);
-        __builtin_prefetch(tile.offsets + (2 * number + 1) * tile.offset_stride + plan.tile + p);
-        __builtin_prefetch(mask + plan.tile + p);
+      // Offsets come from hundreds of places far apart, each read once: ask for them some taps before they are used.
+      for (int64_t p = 0; p < tile.count + 15; p += int64_t{64 / sizeof(T)}) {
+        __builtin_prefetch(tile.offsets + 2 * (number + ahead) * tile.offset_stride + p);
+        __builtin_prefetch(tile.offsets + (2 * (number + ahead) + 1) * tile.offset_stride + p);
+        __builtin_prefetch(mask + ahead * tile.mask_stride + p);
       }
       locate_samples<T>(plan, tile, tap, number, mask, at);
       for (int64_t quad = group * plan.group_quads; quad < (group + 1) * plan.group_quads; ++quad)
-        sample_quad<T>(plan, image + quad * plan.plane, at, columns + (quad * plan.taps + tap) * plan.tile * 4);
+        sample_quad<T>(plan, image + quad * plan.plane, at,
+                       columns + ((quad - first * plan.group_quads) * plan.taps + tap) * plan.tile * 4);
     }
-  const int64_t row = plan.groups * plan.out_padded, vectors = plan.out_padded / Lanes<T>::count;
-  for (int64_t i = 0; i < plan.tile * row; ++i) sums[i] = 0;
-  for (int64_t group = 0; group < plan.groups; ++group) {
-    const Span span = plan.quads_of(group);
-    const int64_t steps = (span.end - span.begin) * plan.taps;
-    multiply<T>(plan, columns + span.begin * plan.taps * plan.tile * 4, 4, plan.tile * 4, weights, steps, vectors,
-                sums + group * plan.out_padded, row);
-    weights += steps * 4 * plan.out_padded;
+    const T* packed = weights;
+    for (int64_t group = 0; group < plan.groups; ++group) {
+      const Span span = plan.quads_of(group);
+      const int64_t begin = std::max(span.begin, first * plan.group_quads);
+      const int64_t end = std::min(span.end, last * plan.group_quads);
+      const int64_t steps = (span.end - span.begin) * plan.taps;
+      if (begin < end)
+        multiply<T>(tile.count, columns + (begin - first * plan.group_quads) * plan.taps * plan.tile * 4, 4,
+                    plan.tile * 4, packed, steps, (begin - span.begin) * plan.taps, (end - begin) * plan.taps, vectors,
+                    sums + group * plan.out_padded, row);
+      packed += steps * 4 * plan.out_padded;
+    }
   }
 }
 
