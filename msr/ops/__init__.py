@@ -1,4 +1,4 @@
-"""Ops: tensors in, tensors out. Each has a PyTorch reference that defines it, and compiled kernels where those are faster."""
+"""Ops: tensors in, tensors out. A PyTorch reference defines each; compiled kernels serve where they are faster."""
 
 import torch
 

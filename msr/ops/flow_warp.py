@@ -10,23 +10,23 @@ PADDING_MODES = ("zeros", "border")
 
 
 def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
-    """Warp `x` backwards along `flow`: `out[b, :, i, j] = x[b]` sampled at `(j + flow[b, 0, i, j], i + flow[b, 1, i, j])`.
+    """Warp `x` backwards along `flow`: `out[b, :, i, j]` is `x[b]` at `(j + flow[b, 0, i, j], i + flow[b, 1, i, j])`.
 
-    Source: the sampler of spatial transformer networks (Jaderberg et al., 2015, arXiv:1506.02025), in pixel units; cubic
+    Source: the sampler of spatial transformer networks (Jaderberg et al., 2015, arXiv:1506.02025), in pixels; cubic
     convolution after Keys (1981) with a = -0.75, as in `torch.nn.functional.grid_sample`.
 
     Args:
         x: `(B, C, H, W)`, float16, bfloat16, float32 or float64; any range.
-        flow: `(B, 2, Ho, Wo)` in pixels, channel 0 = x (right), channel 1 = y (down), from the target to the source; pixel
-            centres are at integers. Any of the dtypes above, whatever that of `x`.
+        flow: `(B, 2, Ho, Wo)` in pixels, channel 0 = x (right), channel 1 = y (down), from the target to the source;
+            pixel centres are at integers. Any of the dtypes above, whatever that of `x`.
         interpolation: "bilinear", "bicubic" or "nearest" (halves go to the even pixel).
         padding_mode: what lies outside of `x`: "zeros", or "border" for the nearest pixel of its edge.
 
     Returns:
-        `(B, C, Ho, Wo)` with the dtype and memory format of `x`. Coordinates, weights and sums are float32, or float64 where
-        `x` is. A coordinate that is NaN reads as one far to the left (top) of the image, an infinite or huge one as far out
-        on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and `flow` (whose
-        gradient is zero for "nearest").
+        `(B, C, Ho, Wo)` with the dtype and memory format of `x`. Coordinates, weights and sums are float32, or float64
+        where `x` is. A coordinate that is NaN reads as one far to the left (top) of the image, an infinite or huge one as
+        far out on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and
+        `flow` (whose gradient is zero for "nearest").
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit, or "border" of an image without pixels.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-# Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16 and bfloat16 results are
+# Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16, bfloat16 results are
 # compared with the float32 results of the same rounded inputs: what is left is the rounding of the result, and of the
 # gradients that are summed in it.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -83,7 +83,9 @@ class OpContract:
     # ---- the shared steps -------------------------------------------------------------------------------------------
 
     @staticmethod
-    def gradients(function: Callable[..., Tensor], tensors: list[Tensor | None], options: dict[str, Any]) -> list[Tensor]:
+    def gradients(
+        function: Callable[..., Tensor], tensors: list[Tensor | None], options: dict[str, Any]
+    ) -> list[Tensor]:
         leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
         out = function(*leaves, **options)
         if not out.requires_grad:  # a reference that had nothing to compute
@@ -174,9 +176,7 @@ class OpContract:
         sample = next(iter(self.samples.values()))
         leaves = [None if t is None else t.requires_grad_() for t in sample.to(device, torch.float64)]
         out = self.op(*leaves, **sample.options)
-        grads = torch.autograd.grad(
-            out.square().sum(), [t for t in leaves if t is not None], create_graph=True
-        )
+        grads = torch.autograd.grad(out.square().sum(), [t for t in leaves if t is not None], create_graph=True)
         with pytest.raises(RuntimeError, match="no autograd formula"):
             torch.autograd.grad(sum(g.square().sum() for g in grads), leaves[0])
 

@@ -128,7 +128,9 @@ def test_padding_never_reads_the_edge(channels_last: bool, device: torch.device)
 def test_zero_flow_returns_the_image(device: torch.device) -> None:
     x = torch.randn(2, 3, 5, 7, device=device)
     for interpolation, padding_mode in MODES:
-        out = flow_warp(x, torch.zeros(2, 2, 5, 7, device=device), interpolation=interpolation, padding_mode=padding_mode)
+        out = flow_warp(
+            x, torch.zeros(2, 2, 5, 7, device=device), interpolation=interpolation, padding_mode=padding_mode
+        )
         assert torch.equal(out, x)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` prints them, writes benchmarks/results/ and draws a chart."""
