@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from setuptools import Command, setup
 
 ROOT = Path(__file__).parent
-# Virtual architecture that check_cuda parses the code for, and the GPUs that it is then compiled for. Parsing takes most
+# Virtual architecture that check_cuda parses the code for, and the GPUs that it then compiles for. Parsing takes most
 # of the time, so it is done once for the GPUs before Blackwell and once for Blackwell.
 ARCHITECTURES = {"75": ("75", "80", "86", "89", "90"), "100": ("100", "120")}
 # The oldest torch whose stable ABI the kernels use, in the form that its headers want.
@@ -85,8 +85,10 @@ def build_command(cpp_extension: Any) -> type[Command]:
     class Build(base):
         """Builds each library on its own; one that does not compile is left out and the build goes on."""
 
+        extensions: list[Any]
+
         def build_extensions(self) -> None:
-            wanted: list[Any] = self.extensions
+            wanted = self.extensions
             built: list[Any] = []
             for extension in wanted:
                 self.extensions = [extension]

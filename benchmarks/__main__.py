@@ -1,4 +1,4 @@
-"""Run benchmarks: python -m benchmarks [--device cpu] [--threads N] [--seconds S] [--only TEXT] [--out DIR] [NAME ..]."""
+"""Run benchmarks: python -m benchmarks [--device cpu] [--threads N] [--seconds S] [--only TEXT] [--out DIR] [NAME]."""
 
 import argparse
 import importlib

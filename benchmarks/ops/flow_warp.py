@@ -33,7 +33,7 @@ def cases(device: torch.device) -> list[Case]:
 def _grid_sample(x: Tensor, flow: Tensor, interpolation: str) -> Tensor:
     """What one writes without this op; the grid is part of the work, as the flow is what a model has.
 
-    In float32 whatever the features: a float16 or bfloat16 grid misplaces samples by pixels (torch 2.13 may crash on it).
+    In float32 whatever the features: a float16 or bfloat16 grid is off by pixels (torch 2.13 may crash on it).
     """
     rows = torch.arange(flow.shape[2], device=x.device, dtype=flow.dtype)[:, None]
     columns = torch.arange(flow.shape[3], device=x.device, dtype=flow.dtype)

@@ -24,8 +24,8 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
 
     Returns:
         `(B, C, Ho, Wo)` with the dtype and memory format of `x`. Coordinates, weights and sums are float32, or float64
-        where `x` is. A coordinate that is NaN reads as one far to the left (top) of the image, an infinite or huge one as
-        far out on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and
+        where `x` is. A coordinate that is NaN reads as one far to the left (top) of the image, an infinite or huge one
+        as far out on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and
         `flow` (whose gradient is zero for "nearest").
 
     Raises:
@@ -112,7 +112,7 @@ def flow_warp_backward_reference(
     def forward(x: Tensor, flow: Tensor) -> Tensor:
         return flow_warp_reference(x, flow, interpolation, padding_mode)
 
-    _, backward = torch.func.vjp(forward, x, flow)
+    backward = torch.func.vjp(forward, x, flow)[1]
     grad_x, grad_flow = backward(grad)
     return (
         grad_x.contiguous(memory_format=memory_format(x)) if needs_x else x.new_empty(0),
