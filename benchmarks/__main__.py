@@ -13,6 +13,7 @@ BENCHMARKS = {
     "flow_warp": "benchmarks.ops.flow_warp",
     "deform_conv2d": "benchmarks.ops.deform_conv2d",
     "conv_transpose2d": "benchmarks.ops.conv_transpose2d",
+    "conv_pixel_shuffle": "benchmarks.ops.conv_pixel_shuffle",
 }
 
 

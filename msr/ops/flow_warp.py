@@ -25,8 +25,8 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
     Returns:
         `(B, C, Ho, Wo)` with the dtype and memory format of `x`. Coordinates, weights and sums are float32, or float64
         where `x` is. A NaN coordinate reads as one far to the left (top) of the image, an infinite or huge one as far
-        out on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and `flow`
-        (whose gradient is zero for "nearest").
+        out on its side: 0 or the border's pixel, with a zero gradient for the flow. Differentiable once, in `x` and
+        `flow` (whose gradient is zero for "nearest").
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit, or "border" of an image without pixels.
