@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,39 @@ from msr.nn.blocks import conv3x3
 from msr.ops import flow_warp
 
 _RADIUS = 2
+
+
+class _LocalCorrelation(torch.autograd.Function):
+    """The sum over shifts with its gradient in place: autograd's own keeps and adds up a whole picture per shift."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, radius: int) -> Tensor:
+        height, width = a.shape[-2:]
+        b = F.pad(b, (radius,) * 4)
+        side = range(2 * radius + 1)
+        shifted = (b[..., y : y + height, x : x + width] for y in side for x in side)
+        return torch.stack([(a * s).mean(dim=1) for s in shifted], dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        a, b, ctx.radius = inputs
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b = ctx.saved_tensors
+        height, width = a.shape[-2:]
+        radius = ctx.radius
+        b = F.pad(b, (radius,) * 4)
+        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+        grad = (grad / a.shape[1]).to(a.dtype)
+        for k in range(grad.shape[1]):
+            y, x = divmod(k, 2 * radius + 1)
+            window = (..., slice(y, y + height), slice(x, x + width))
+            grad_a.addcmul_(b[window], grad[:, k : k + 1])
+            grad_b[window].addcmul_(a, grad[:, k : k + 1])
+        return grad_a, grad_b[..., radius : radius + height, radius : radius + width], None
 
 
 def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
@@ -27,10 +62,7 @@ def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
                 [0., 1., 1.],
                 [0., 1., 1.]])
     """
-    height, width = a.shape[-2:]
-    b = F.pad(b, (radius,) * 4)
-    side = range(2 * radius + 1)
-    return torch.stack([(a * b[..., y : y + height, x : x + width]).mean(dim=1) for y in side for x in side], dim=1)
+    return _LocalCorrelation.apply(a, b, radius)
 
 
 class FlowNetwork(nn.Module):
@@ -57,7 +89,8 @@ class FlowNetwork(nn.Module):
         self.levels = levels
         self.encode1 = conv3x3(3, channels)
         self.encode2 = conv3x3(channels, channels)
-        inputs = (2 * _RADIUS + 1) ** 2 + channels + 2
+        inputs = (2 * _RADIUS + 1) ** 2 + channels + 4
+        self.sharpness = nn.Parameter(torch.tensor(8.0))
         self.decode1 = conv3x3(inputs, width)
         self.decode2 = conv3x3(width, width)
         self.decode3 = conv3x3(width, width)
@@ -65,14 +98,24 @@ class FlowNetwork(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         features = self.encode2(F.leaky_relu(self.encode1(x), 0.1))
-        # Correlation of features of unit variance: what matters is the pattern, not the light.
-        features = features - features.mean(dim=1, keepdim=True)
-        return features * torch.rsqrt(features.float().square().mean(dim=1, keepdim=True) + 1e-4).to(features.dtype)
+        # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring shifts
+        # differ clearly even in half precision.
+        window = {"kernel_size": 5, "stride": 1, "padding": 2, "count_include_pad": False}
+        features = features - F.avg_pool2d(features, **window)  # type: ignore[arg-type]
+        power = F.avg_pool2d(features.float().square().mean(dim=1, keepdim=True), **window)  # type: ignore[arg-type]
+        return features * torch.rsqrt(power + 1e-5).to(features.dtype)
+
+    def _likely_shift(self, cost: Tensor) -> Tensor:
+        """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
+        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32)
+        dy, dx = torch.meshgrid(axis, axis, indexing="ij")
+        weight = torch.softmax(self.sharpness * cost.float(), dim=1)
+        return torch.stack([(weight * d.reshape(1, -1, 1, 1)).sum(dim=1) for d in (dx, dy)], dim=1).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
         cost = local_correlation(target, warped)
-        x = torch.cat([cost, target, flow.to(target.dtype)], dim=1)
+        x = torch.cat([cost, self._likely_shift(cost), target, flow.to(target.dtype)], dim=1)
         x = F.leaky_relu(self.decode1(x), 0.1)
         x = x + F.leaky_relu(self.decode2(x), 0.1)
         x = x + F.leaky_relu(self.decode3(x), 0.1)
@@ -95,6 +138,4 @@ class FlowNetwork(nn.Module):
             else:
                 flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
             flow = self._refine(a, b, flow)
-        # Twice at the finest level: what is left after the first is below a pixel.
-        flow = self._refine(a, b, flow)
         return flow[..., :height, :width]
