@@ -95,6 +95,7 @@ Tensor conv_pixel_shuffle_cpu(const Tensor& x, const Tensor& weight, const std::
   const ConvPixelShuffle sizes = conv_pixel_shuffle_sizes(x, weight, bias, factor, prelu_weight);
   Tensor output = empty(x, {sizes.batch, sizes.out_channels(), sizes.height * factor, sizes.width * factor},
                         x.scalar_type(), output_format(x, sizes.out_channels()));
+  if (output.numel() == 0) return output;
   dispatch_floating(x.scalar_type(), "conv_pixel_shuffle", [&](auto tag) {
     using T = typename decltype(tag)::type;
     conv_pixel_shuffle_kernel<T>(x, weight, bias, parse_activation(activation), prelu_weight, output, sizes);

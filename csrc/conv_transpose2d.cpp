@@ -121,6 +121,7 @@ Tensor conv_transpose2d_cpu(const Tensor& input, const Tensor& weight, const std
                                                        dilation, prelu_weight);
   Tensor output = empty(input, {sizes.batch, sizes.out_channels, sizes.y.out_size, sizes.x.out_size},
                         input.scalar_type(), output_format(input, sizes.out_channels));
+  if (output.numel() == 0) return output;
   dispatch_floating(input.scalar_type(), "conv_transpose2d", [&](auto tag) {
     using T = typename decltype(tag)::type;
     conv_transpose2d_kernel<T>(input, weight, bias, parse_activation(activation), prelu_weight, output, sizes);

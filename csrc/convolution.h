@@ -40,4 +40,24 @@ inline void check_vector(const char* name, const std::optional<Tensor>& vector, 
             name, " has ", channels, " values of the input's dtype, got ", describe(*vector));
 }
 
+// What a CUDA kernel needs of bias and activation.
+template <typename T>
+struct Vectors {
+  const T* bias;   // null: zeros
+  const T* slope;  // null: kLeakySlope; stride 0 where one serves all channels
+  int64_t bias_stride, slope_stride;
+  Activation activation;
+};
+
+template <typename T>
+Vectors<T> vectors_of(const std::optional<Tensor>& bias, const std::optional<std::string>& activation,
+                      const std::optional<Tensor>& prelu_weight) {
+  const auto pointer = [](const std::optional<Tensor>& vector) {
+    return vector ? static_cast<const T*>(vector->const_data_ptr()) : nullptr;
+  };
+  const bool one_slope = !prelu_weight || prelu_weight->size(0) == 1;
+  return {pointer(bias), pointer(prelu_weight), bias ? bias->stride(0) : 0, one_slope ? 0 : prelu_weight->stride(0),
+          parse_activation(activation)};
+}
+
 }  // namespace msr

@@ -38,7 +38,7 @@ constexpr int portable_vectors = 1;
 #define MSR_ROW_NAME rows_portable
 #define MSR_ROW_BYTES 16
 #define MSR_ROW_VECTORS portable_vectors
-#include "row_convolution.inl"
+#include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES
@@ -49,7 +49,7 @@ constexpr int portable_vectors = 1;
 #define MSR_ROW_NAME rows_avx2
 #define MSR_ROW_BYTES 32
 #define MSR_ROW_VECTORS 1
-#include "row_convolution.inl"
+#include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES
@@ -59,7 +59,7 @@ constexpr int portable_vectors = 1;
 #define MSR_ROW_NAME rows_avx512
 #define MSR_ROW_BYTES 64
 #define MSR_ROW_VECTORS 2
-#include "row_convolution.inl"
+#include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES

@@ -42,7 +42,8 @@ def conv_pixel_shuffle(
 
     Returns:
         `(B, Cout, H * r, W * r)` with the dtype and memory format of `x`. Sums are float32, or float64 where `x` is.
-        Differentiable once, in all four tensors. Kernels serve r to 4; above, PyTorch's own three steps run.
+        Differentiable once, in all four tensors. Kernels serve r to 4; above, and in
+        bfloat16 on the CPU, PyTorch's own three steps run.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -57,7 +58,8 @@ def conv_pixel_shuffle(
                   [3., 4., 0., 0.]]]])
     """
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
-    if upscale_factor > 4:
+    # In bfloat16 PyTorch has instructions for matrices on the CPU, and is faster than the kernel.
+    if upscale_factor > 4 or (x.dtype == torch.bfloat16 and x.device.type == "cpu"):
         return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
     return torch.ops.msr.conv_pixel_shuffle.default(x, weight, bias, upscale_factor, activation, prelu_weight)
 
