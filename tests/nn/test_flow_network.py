@@ -25,6 +25,11 @@ def test_local_correlation_agrees_with_a_direct_loop(radius: int) -> None:
                         assert found[n, channel, y, x].item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_local_correlation_has_the_gradient_of_its_values() -> None:
+    a, b = (torch.rand(2, 3, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: local_correlation(a, b, 1), (a, b))
+
+
 @pytest.fixture
 def stirred() -> FlowNetwork:
     """A network whose last layer is not silent."""
