@@ -98,8 +98,8 @@ class FlowNetwork(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         features = self.encode2(F.leaky_relu(self.encode1(x), 0.1))
-        # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring shifts
-        # differ clearly even in half precision.
+        # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
+        # shifts differ clearly even in half precision.
         window = {"kernel_size": 5, "stride": 1, "padding": 2, "count_include_pad": False}
         features = features - F.avg_pool2d(features, **window)  # type: ignore[arg-type]
         power = F.avg_pool2d(features.float().square().mean(dim=1, keepdim=True), **window)  # type: ignore[arg-type]
