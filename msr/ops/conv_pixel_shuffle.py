@@ -74,7 +74,7 @@ def conv_pixel_shuffle_reference(
 ) -> Tensor:
     """Compute `conv_pixel_shuffle` in plain PyTorch: the definition, and what runs where there is no kernel."""
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
-    if 0 in x.shape[2:]:  # PyTorch convolves no picture without pixels
+    if x.numel() == 0:  # PyTorch convolves no picture without pixels, and shuffles none in a backward pass
         return torch.zeros_like(new_output(x, _output_shape(x, weight, upscale_factor)))
     out = activate(F.conv2d(x, weight, bias, padding=1), activation, prelu_weight)
     return in_layout_of(x, F.pixel_shuffle(out, upscale_factor))
