@@ -24,7 +24,7 @@ struct Span {
 struct Plan : Geometry {
   int64_t group_quads;  // quads of one offset group
   int64_t quads;        // of all
-  int64_t plane;        // elements of one quad's padded plane
+  int64_t row, plane;   // elements of a row and of all of one quad's padded plane
   int64_t out_padded;   // output channels of one group, rounded up to vectors
   int64_t tile;         // room for pixels in a tile
   int64_t block;        // offset groups that are sampled before they are multiplied
@@ -33,7 +33,8 @@ struct Plan : Geometry {
   Plan(const Geometry& geometry, int64_t lanes) : Geometry(geometry) {
     group_quads = round_up(offset_group_channels(), 4) / 4;
     quads = group_quads * offset_groups;
-    plane = (height + 3) * (width + 2) * 4;
+    row = 4 * (width + 3);
+    plane = (height + 4) * row;
     out_padded = round_up(out_channels / groups, lanes);
     // About a hundred pixels, fewer where one group's columns would take more than a quarter megabyte: a part of one
     // row, or several whole rows, so that the pixels of a tile follow each other in memory.
@@ -79,7 +80,7 @@ struct Tile {
 template <typename T>
 struct Samples {
   int* index;
-  T *row0, *row1, *column0, *column1;
+  T *upper, *lower, *right;
 };
 
 }  // namespace
@@ -119,15 +120,18 @@ template <typename T>
 struct Kernels {
   int64_t lanes, panel;
   decltype(&baseline::forward_tile<T>) forward;
+  decltype(&baseline::transpose<T>) transpose;
 };
 
 template <typename T>
 Kernels<T> kernels() {
 #if MSR_DEFORM_SIMD
-  if (simd() == Simd::avx512) return {avx512::Lanes<T>::count, avx512::Lanes<T>::panel, avx512::forward_tile<T>};
-  if (simd() == Simd::avx2) return {avx2::Lanes<T>::count, avx2::Lanes<T>::panel, avx2::forward_tile<T>};
+  if (simd() == Simd::avx512)
+    return {avx512::Lanes<T>::count, avx512::Lanes<T>::panel, avx512::forward_tile<T>, avx512::transpose<T>};
+  if (simd() == Simd::avx2)
+    return {avx2::Lanes<T>::count, avx2::Lanes<T>::panel, avx2::forward_tile<T>, avx2::transpose<T>};
 #endif
-  return {baseline::Lanes<T>::count, baseline::Lanes<T>::panel, baseline::forward_tile<T>};
+  return {baseline::Lanes<T>::count, baseline::Lanes<T>::panel, baseline::forward_tile<T>, baseline::transpose<T>};
 }
 
 template <typename T>
@@ -147,14 +151,18 @@ struct Pixels {
         pixel(tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2)) {}
 
   template <typename T>
-  bool direct() const {
-    return pixel == 1 && tensor.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  bool holds() const {
+    return tensor.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
   }
 };
 
 // Copies `count` pixels of all channels to rows of `row` elements, converting them.
 template <typename T>
 void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, T* to, int64_t row) {
+  if (from.channel == 1 && from.holds<T>()) {
+    const T* source = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
+    return kernels<T>().transpose(source, from.pixel, count, from.tensor.size(1), to, row);
+  }
   dispatch_floating(from.tensor.scalar_type(), "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const S* source = static_cast<const S*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
@@ -174,49 +182,57 @@ void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, 
   });
 }
 
-// The input as planes of quads with a border of zeros: [batch][quad][height + 3][width + 2][4].
+// Memory that a thread keeps for its next call, as fresh pages cost more than what is written to them here.
 template <typename T>
-std::unique_ptr<T[]> quad_planes(const Plan& plan, const Tensor& input) {
-  auto planes = buffer<T>(plan.batch * plan.quads * plan.plane);
-  T* out = planes.get();
+T* kept(int64_t count) {
+  static thread_local std::unique_ptr<T[]> memory;
+  static thread_local int64_t size = 0;
+  constexpr int64_t most = (int64_t{64} << 20) / sizeof(T);
+  if (size < count || (size > most && size > 2 * count)) {
+    memory = nullptr;
+    memory = buffer<T>(count);
+    size = count;
+  }
+  return memory.get();
+}
+
+// Writes the input as planes of quads in zeros: [batch][quad][height + 4][width + 3][4], the image from row and column 2
+// on. The column to the right of the last is the first of the next row, so one more pixel follows the last plane.
+template <typename T>
+void quad_planes(const Plan& plan, const Tensor& input, T* out) {
   const Strides stride = strides(input);
+  std::fill_n(out + plan.batch * plan.quads * plan.plane, 4, T(0));
   dispatch_floating(input.scalar_type(), "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const S* data = static_cast<const S*>(input.data_ptr());
-    const int64_t rows = plan.height + 3, elements = (plan.width + 2) * 4;
-    parallel(plan.batch * rows, plan.quads * elements, [&](int64_t begin, int64_t end) {
+    const int64_t rows = plan.height + 4;
+    parallel(plan.batch * rows, plan.quads * plan.row, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / rows, y = i % rows - 1;
+        const int64_t b = i / rows, y = i % rows - 2;
         for (int64_t quad = 0; quad < plan.quads; ++quad) {
-          T* to = out + (b * plan.quads + quad) * plan.plane + (y + 1) * elements;
+          T* to = out + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row;
           int64_t valid = 0;
           while (valid < 4 && plan.channel_of(quad, valid) >= 0) ++valid;
-          if (y < 0 || y >= plan.height || valid < 4) std::fill(to, to + elements, T(0));
-          if (y < 0 || y >= plan.height) continue;
+          const bool outside = y < 0 || y >= plan.height;
+          std::fill_n(to, outside || valid < 4 ? plan.row : 8, T(0));
+          if (outside) continue;
           const S* from = data + b * stride.b + plan.channel_of(quad, 0) * stride.c + y * stride.h;
-          std::fill(to, to + 4, T(0));
-          std::fill(to + elements - 4, to + elements, T(0));
-          to += 4;
-          if (valid == 4 && stride.w == 1) {
-            const S *a = from, *b4 = from + stride.c, *c = from + 2 * stride.c, *d = from + 3 * stride.c;
-            for (int64_t x = 0; x < plan.width; ++x, to += 4) {
-              to[0] = load(a[x]);
-              to[1] = load(b4[x]);
-              to[2] = load(c[x]);
-              to[3] = load(d[x]);
-            }
-          } else if (valid == 4 && stride.c == 1) {
-            for (int64_t x = 0; x < plan.width; ++x, to += 4)
-              for (int64_t j = 0; j < 4; ++j) to[j] = load(from[x * stride.w + j]);
-          } else {
-            for (int64_t x = 0; x < plan.width; ++x, to += 4)
-              for (int64_t j = 0; j < valid; ++j) to[j] = load(from[x * stride.w + j * stride.c]);
-          }
+          std::fill_n(to + plan.row - 4, 4, T(0));
+          to += 8;
+          const auto copy = [&](int64_t count, int64_t next_channel, int64_t next_column) {
+            for (int64_t x = 0; x < plan.width; ++x)
+              for (int64_t j = 0; j < count; ++j) to[4 * x + j] = load(from[x * next_column + j * next_channel]);
+          };
+          if (valid == 4 && stride.w == 1)
+            copy(4, stride.c, 1);
+          else if (valid == 4 && stride.c == 1)
+            copy(4, 1, stride.w);
+          else
+            copy(valid, stride.c, stride.w);
         }
       }
     });
   });
-  return planes;
 }
 
 // Where the weights of a group lie: weight(element, out) = all[inner[element] + outer[out]], -1 for padding. Elements are
@@ -267,21 +283,21 @@ struct TileReader {
   const Plan& plan;
   const Pixels& offset;
   const Pixels* mask;
-  std::unique_ptr<T[]> memory, ones;
+  std::unique_ptr<T[]> memory;
   std::unique_ptr<int[]> index;
   T *base_y, *base_x, *offsets, *masks;
   Samples<T> samples;
 
   TileReader(const Plan& plan, const Pixels& offset, const Pixels* mask) : plan(plan), offset(offset), mask(mask) {
     const int64_t n = plan.tile, rows = plan.offset_groups * plan.taps;
-    memory = buffer<T>(n * 7 + n * 3 * rows);
+    memory = buffer<T>(n * 6 + n * 3 * rows);
     index = buffer<int>(n);
     T* at = memory.get();
-    std::fill(at, at + 7 * n, T(1));  // the seventh row stays: ones for a mask that is not there
+    std::fill(at, at + 6 * n, T(1));  // the sixth row stays: ones for a mask that is not there
     base_y = at, base_x = at + n;
-    samples = {index.get(), at + 2 * n, at + 3 * n, at + 4 * n, at + 5 * n};
-    masks = mask ? at + 7 * n : at + 6 * n;
-    offsets = at + 7 * n + rows * n;
+    samples = {index.get(), at + 2 * n, at + 3 * n, at + 4 * n};
+    masks = mask ? at + 6 * n : at + 5 * n;
+    offsets = at + 6 * n + rows * n;
   }
 
   Tile<T> read(int64_t batch, Span pixels) {
@@ -292,7 +308,7 @@ struct TileReader {
     }
     Tile<T> tile{base_y, base_x, offsets, masks, plan.tile, mask ? plan.tile : 0, count};
     const auto rows = [&](const Pixels& from, T* copy, const T*& row, int64_t& stride) {
-      if (from.direct<T>()) {
+      if (from.pixel == 1 && from.holds<T>()) {
         row = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin;
         stride = from.channel;
       } else {
@@ -310,7 +326,8 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
              const Tensor& weight, const std::optional<Tensor>& bias, Tensor& out) {
   const Kernels<T> kernel = kernels<T>();
   const Plan plan(geometry, kernel.lanes);
-  const auto planes = quad_planes<T>(plan, input);
+  T* planes = kept<T>(plan.batch * plan.quads * plan.plane + 4);
+  quad_planes<T>(plan, input, planes);
   const std::vector<T> all = as_vector<T>(weight);
   std::vector<T> packed;
   for (int64_t group = 0; group < plan.groups; ++group) {
@@ -323,29 +340,40 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
   parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
     TileReader<T> reader(plan, offset, mask);
     const auto columns = buffer<T>(plan.block * plan.group_quads * plan.taps * 4 * plan.tile),
-               sums = buffer<T>(row * plan.tile);
+               sums = buffer<T>(row * plan.tile),
+               turned = buffer<T>(row * plan.tile);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = i / tiles;
       const Span pixels = plan.pixels_of(i % tiles);
       const Tile<T> tile = reader.read(b, pixels);
-      kernel.forward(plan, tile, planes.get() + b * plan.quads * plan.plane, packed.data(), reader.samples,
+      kernel.forward(plan, tile, planes + b * plan.quads * plan.plane, packed.data(), reader.samples,
                      columns.get(), sums.get());
+      T* result = sums.get();  // [pixel][channel]
+      int64_t width = row;
+      if (!channels_last) {
+        kernel.transpose(sums.get(), row, tile.count, row, turned.get(), plan.tile);
+        result = turned.get();
+        width = plan.tile;
+      }
       dispatch_floating(out.scalar_type(), "deform_conv2d", [&](auto tag) {
         using S = typename decltype(tag)::type;
         S* to = static_cast<S*>(out.data_ptr()) + b * plan.out_channels * plan.pixels();
         to += channels_last ? pixels.begin * plan.out_channels : pixels.begin;
-        const T *from = sums.get(), *add = start.data();
-        for (int64_t g = 0; g < plan.groups; ++g, from += plan.out_padded, add += size) {
-          if (channels_last) {
-            for (int64_t p = 0; p < tile.count; ++p)
-              for (int64_t c = 0; c < size; ++c)
-                to[p * plan.out_channels + g * size + c] = store<S>(from[p * row + c] + add[c]);
-          } else {
-            for (int64_t c = 0; c < size; ++c)
-              for (int64_t p = 0; p < tile.count; ++p)
-                to[(g * size + c) * plan.pixels() + p] = store<S>(from[p * row + c] + add[c]);
+        with_simd([&] {
+          for (int64_t g = 0; g < plan.groups; ++g) {
+            const T* add = start.data() + g * size;
+            for (int64_t i = 0; i < (channels_last ? tile.count : size); ++i) {
+              if (channels_last) {
+                const T* from = result + i * width + g * plan.out_padded;
+                for (int64_t c = 0; c < size; ++c) to[i * plan.out_channels + g * size + c] = store<S>(from[c] + add[c]);
+              } else {
+                const T* from = result + (g * plan.out_padded + i) * width;
+                S* plane = to + (g * size + i) * plan.pixels();
+                for (int64_t p = 0; p < tile.count; ++p) plane[p] = store<S>(from[p] + add[i]);
+              }
+            }
           }
-        }
+        });
       });
     }
   });

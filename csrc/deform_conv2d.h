@@ -1,6 +1,7 @@
 // The geometry and the per-sample maths of deform_conv2d, shared by the CPU and the CUDA kernels.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include <optional>
@@ -45,27 +46,21 @@ inline Geometry geometry_of(const Tensor& input, const Tensor& offset, const Ten
   fits = fits && (!mask || (mask->size(0) == g.batch && mask->size(1) == g.taps * g.offset_groups &&
                             mask->size(2) == g.out_height && mask->size(3) == g.out_width));
   fits = fits && weight.scalar_type() == input.scalar_type();
-  MSR_CHECK(fits && (g.height + 3) * (g.width + 2) <= INT32_MAX / 4, "deform_conv2d: shapes do not fit: input ",
+  MSR_CHECK(fits && (g.height + 4) * (g.width + 3) <= INT32_MAX / 4, "deform_conv2d: shapes do not fit: input ",
             describe(input), ", offset ", describe(offset), ", weight ", describe(weight));
   return g;
 }
 
-// Splits a sampling position into its upper left pixel and the fractions. A position is inside when it lies strictly
-// between -1 and the size, so one pixel of zeros around the image is all that is ever read; NaN and infinity compare
-// false and are outside. Outside positions are moved to 0, which keeps the conversions to integers defined.
+// Splits a position along one axis into the pixel at or before it and the fraction beyond. Everything from one pixel
+// outside on, NaN too, moves to -2 or to `size`, where both pixels lie outside: two pixels of zeros around the image are
+// all that is ever read, the conversion to an integer is defined and the image never takes part.
 template <typename T>
-MSR_HOST_DEVICE bool locate(T y, T x, T height, T width, int& top, int& left, T& fy, T& fx) {
-  const bool inside = (y > T(-1)) & (y < height) & (x > T(-1)) & (x < width);
-  y = inside ? y : T(0);
-  x = inside ? x : T(0);
-  // Truncation corrected below zero is floor, and vectorises where std::floor does not.
-  top = static_cast<int>(y);
-  left = static_cast<int>(x);
-  top -= y < static_cast<T>(top) ? 1 : 0;
-  left -= x < static_cast<T>(left) ? 1 : 0;
-  fy = y - static_cast<T>(top);
-  fx = x - static_cast<T>(left);
-  return inside;
+MSR_HOST_DEVICE int locate(T position, T size, T& fraction) {
+  position = position > T(-2) ? position : T(-2);
+  position = position < size ? position : size;
+  const T pixel = std::floor(position);
+  fraction = position - pixel;
+  return static_cast<int>(pixel);
 }
 
 }  // namespace msr::deform

@@ -18,39 +18,32 @@ struct Lanes {
 };
 
 // Finds the samples of one tap for all pixels of the tile: where the upper left pixel lies in its padded plane, weights
-// of the two rows (times the mask) and the two columns. Outside samples and pixels past the end of the tile point at
-// the rows of zeros below the image.
+// of the two rows (times the mask) and of the right column. Pixels past the end of the tile get weights of zero.
 template <typename T>
 inline void locate_samples(const Plan& plan, const Tile<T>& tile, int64_t tap, int64_t number, const T* mask,
                            const Samples<T>& out) {
-  const int stride = 4 * (static_cast<int>(plan.width) + 2);
-  const int outside = (static_cast<int>(plan.height) + 1) * stride;
+  const int stride = static_cast<int>(plan.row), origin = 2 * stride + 8;
   const T height = static_cast<T>(plan.height), width = static_cast<T>(plan.width);
   const T shift_y = static_cast<T>(tap / plan.kernel_w * plan.dilation_h);
   const T shift_x = static_cast<T>(tap % plan.kernel_w * plan.dilation_w);
   const T* offset_y = tile.offsets + 2 * number * tile.offset_stride;
   const T* offset_x = offset_y + tile.offset_stride;
   const T *base_y = tile.base_y, *base_x = tile.base_x;
-  T *row0 = out.row0, *row1 = out.row1, *column0 = out.column0, *column1 = out.column1;
+  T *upper = out.upper, *lower = out.lower, *right = out.right;
   int* index = out.index;
 #pragma GCC ivdep
   for (int64_t p = 0; p < tile.count; ++p) {
-    int top, left;
     T fy, fx;
-    const T y = (shift_y + base_y[p]) + offset_y[p], x = (shift_x + base_x[p]) + offset_x[p];
-    const bool inside = locate<T>(y, x, height, width, top, left, fy, fx);
-    const T given = mask[p];
-    const T strength = inside ? given : T(0);
-    const int corner = (top + 1) * stride + 4 * (left + 1);
-    index[p] = inside ? corner : outside;
-    row0[p] = strength * (T(1) - fy);
-    row1[p] = strength * fy;
-    column0[p] = T(1) - fx;
-    column1[p] = fx;
+    const int top = locate<T>((shift_y + base_y[p]) + offset_y[p], height, fy);
+    const int left = locate<T>((shift_x + base_x[p]) + offset_x[p], width, fx);
+    index[p] = top * stride + 4 * left + origin;
+    upper[p] = mask[p] - mask[p] * fy;
+    lower[p] = mask[p] * fy;
+    right[p] = fx;
   }
   for (int64_t p = tile.count; p < plan.tile; ++p) {
-    index[p] = outside;
-    row0[p] = row1[p] = column0[p] = column1[p] = 0;
+    index[p] = 0;
+    upper[p] = lower[p] = right[p] = 0;
   }
 }
 
@@ -64,11 +57,11 @@ inline __m512 spread(const float* four) { return _mm512_maskz_broadcast_f32x4(0x
 inline __m512 pick(__m512 values, __m512i which) { return _mm512_maskz_permutevar_ps(0xFFFF, values, which); }
 #endif
 
-// Samples one quad for the whole tile: `plane` is [height + 3][width + 2][4], `column` is [pixel][4].
+// Samples one quad for the whole tile: `plane` is [height + 4][width + 3][4], `column` is [pixel][4].
 template <typename T>
 inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, T* column) {
   using quad = typename Lanes<T>::quad;
-  const int64_t below = 4 * (plan.width + 2);
+  const int64_t below = plan.row;
   int64_t p = 0;
 #if MSR_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
@@ -81,24 +74,23 @@ inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, 
       const T* b = plane + at.index[p + 1];
       const T* c = plane + at.index[p + 2];
       const T* d = plane + at.index[p + 3];
-      const __m512 row0 = spread(at.row0 + p), row1 = spread(at.row1 + p);
-      __m512 ab = _mm512_mul_ps(join(a, b), pick(row0, first));
-      __m512 cd = _mm512_mul_ps(join(c, d), pick(row0, second));
-      ab = _mm512_fmadd_ps(join(a + below, b + below), pick(row1, first), ab);
-      cd = _mm512_fmadd_ps(join(c + below, d + below), pick(row1, second), cd);
+      const __m512 upper = spread(at.upper + p), lower = spread(at.lower + p);
+      __m512 ab = _mm512_mul_ps(join(a, b), pick(upper, first));
+      __m512 cd = _mm512_mul_ps(join(c, d), pick(upper, second));
+      ab = _mm512_fmadd_ps(join(a + below, b + below), pick(lower, first), ab);
+      cd = _mm512_fmadd_ps(join(c + below, d + below), pick(lower, second), cd);
       const __m512 left = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0x88), right = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0xDD);
-      const __m512 column0 = pick(spread(at.column0 + p), each);
-      const __m512 column1 = pick(spread(at.column1 + p), each);
-      _mm512_storeu_ps(column + 4 * p, _mm512_fmadd_ps(right, column1, _mm512_mul_ps(left, column0)));
+      const __m512 fraction = pick(spread(at.right + p), each);
+      _mm512_storeu_ps(column + 4 * p, _mm512_fmadd_ps(_mm512_sub_ps(right, left), fraction, left));
     }
   }
 #endif
   for (; p < plan.tile; ++p) {
     const T* corner = plane + at.index[p];
     const quad *top = reinterpret_cast<const quad*>(corner), *bottom = reinterpret_cast<const quad*>(corner + below);
-    const quad left = top[0] * at.row0[p] + bottom[0] * at.row1[p];
-    const quad right = top[1] * at.row0[p] + bottom[1] * at.row1[p];
-    *reinterpret_cast<quad*>(column + 4 * p) = left * at.column0[p] + right * at.column1[p];
+    const quad left = top[0] * at.upper[p] + bottom[0] * at.lower[p];
+    const quad right = top[1] * at.upper[p] + bottom[1] * at.lower[p];
+    *reinterpret_cast<quad*>(column + 4 * p) = left + (right - left) * at.right[p];
   }
 }
 
@@ -161,6 +153,36 @@ inline void multiply(int64_t rows, const T* a, int64_t a_row, int64_t a_step, co
       if (n >= 2) multiply_panel<T, 6, 2>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
       if (n == 1) multiply_panel<T, 6, 1>(rows, a, a_row, a_step, panel, steps, c + v * L, c_row);
     }
+  }
+}
+
+// Turns `rows` rows of `count` elements into columns: to[c * to_row + r] = from[r * from_row + c].
+template <typename T>
+void transpose(const T* from, int64_t from_row, int64_t rows, int64_t count, T* to, int64_t to_row) {
+  for (int64_t first = 0; first < count; first += 16) {  // a cache line of every row at a time
+    const int64_t last = std::min(first + 16, count);
+    int64_t r = 0;
+#if MSR_VECTOR_BYTES > 16
+    if constexpr (sizeof(T) == 4) {
+      for (; r + 4 <= rows; r += 4) {
+        const T* at = from + r * from_row;
+        int64_t c = first;
+        for (; c + 4 <= last; c += 4) {
+          __m128 w = _mm_loadu_ps(at + c), x = _mm_loadu_ps(at + from_row + c);
+          __m128 y = _mm_loadu_ps(at + 2 * from_row + c), z = _mm_loadu_ps(at + 3 * from_row + c);
+          _MM_TRANSPOSE4_PS(w, x, y, z);
+          _mm_storeu_ps(to + c * to_row + r, w);
+          _mm_storeu_ps(to + (c + 1) * to_row + r, x);
+          _mm_storeu_ps(to + (c + 2) * to_row + r, y);
+          _mm_storeu_ps(to + (c + 3) * to_row + r, z);
+        }
+        for (; c < last; ++c)
+          for (int64_t i = 0; i < 4; ++i) to[c * to_row + r + i] = at[i * from_row + c];
+      }
+    }
+#endif
+    for (; r < rows; ++r)
+      for (int64_t c = first; c < last; ++c) to[c * to_row + r] = from[r * from_row + c];
   }
 }
 
