@@ -1,5 +1,8 @@
 """What every test may ask for: the device to run on, and the samples of an op's contract."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +17,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         pytest.fail("--device cuda, but torch finds no CUDA device")
     return chosen
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One thread for all but the kernels' own tests: tiny tensors gain nothing from more, and wait on each other."""
+    before = torch.get_num_threads()
+    if Path(__file__).parent / "ops" not in request.path.parents:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
