@@ -49,6 +49,7 @@ class TrainConfig:
     loss: str = "charbonnier"
     # Weight of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere.
     flow_weight: float = 0.0
+    flow_share: float = 1.0  # share of the steps in which the flow network learns; the others are quicker
     flow_only: bool = False  # train the flow network alone
     taken_rate: float = 1.0  # learning rate of what `init` gave, relative to that of what is new
     ema: float = 0.999
@@ -160,5 +161,7 @@ def _check(config: Config) -> None:
             raise ValueError(f"[train] {name} must not be negative, got {getattr(train, name)}")
     if not 0.0 <= train.ema < 1.0:
         raise ValueError(f"[train] ema must be from 0 to below 1, got {train.ema}")
+    if not 0.0 <= train.flow_share <= 1.0:
+        raise ValueError(f"[train] flow_share must be from 0 to 1, got {train.flow_share}")
     if train.flow_only and (config.kind == "image" or train.flow_weight == 0.0):
         raise ValueError("[train] flow_only needs a video or burst model and a flow_weight above 0")

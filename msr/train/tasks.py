@@ -94,6 +94,7 @@ class _MotionTask:
         self.degradation = cast(DegradationName, config.degradation.name)
         self.noise = config.degradation.noise
         self.size = (config.train.patch + 2 * _MARGIN) * scale
+        self._flow_turns = 0.0
         self._photos = PhotoSet(Path(config.data.photos), int(self.size * 1.5)) if config.data.photos else None
 
     def _item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -113,6 +114,14 @@ class _MotionTask:
         truth = torch.stack([true_flow(maps, t, r, side, s, centered) for t, r in pairs])
         share = torch.from_numpy(np.stack([shares[t] for t, _ in pairs])).permute(0, 3, 1, 2)[..., ::s, ::s]
         return frames, truth[..., m:-m, m:-m], (share[..., m:-m, m:-m] > 0.99).float()
+
+    def _learn_flow(self) -> bool:
+        """Whether the flow network learns in this step: evenly spread over the steps."""
+        self._flow_turns += self.settings.flow_share
+        if self._flow_turns < 1.0:
+            return False
+        self._flow_turns -= 1.0
+        return True
 
     def _flow_loss(self, flow: Tensor, lr: Tensor, others: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         """Known motion where simulated (``valid``), agreement of the warped frames everywhere: all (B P, .., h, w)."""
@@ -153,9 +162,11 @@ class ClipTask(_MotionTask):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         lr, settings = batch["lr"], self.settings
-        past, ahead = model.flows(lr)  # type: ignore[operator]
+        learn_flow = self._learn_flow()
+        with torch.set_grad_enabled(learn_flow):
+            past, ahead = model.flows(lr)  # type: ignore[operator]
         total, logs = lr.new_zeros(()), {}
-        if settings.flow_weight:
+        if settings.flow_weight and learn_flow:
             before = torch.cat([lr[:, :1], lr[:, :-1]], dim=1)
             after = torch.cat([lr[:, 1:], lr[:, -1:]], dim=1)
             flow = torch.cat([past, ahead], dim=1).flatten(0, 1)
@@ -215,9 +226,11 @@ class BurstTask(_MotionTask):
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         lr, settings = batch["lr"], self.settings
-        flows = model.flows(lr)  # type: ignore[operator]
+        learn_flow = self._learn_flow()
+        with torch.set_grad_enabled(learn_flow):
+            flows = model.flows(lr)  # type: ignore[operator]
         total, logs = lr.new_zeros(()), {}
-        if settings.flow_weight:
+        if settings.flow_weight and learn_flow:
             others = lr[:, 1:]
             base = lr[:, :1].expand_as(others)
             flow_loss, known = self._flow_loss(flows.flatten(0, 1), base.flatten(0, 1), others.flatten(0, 1), batch)
