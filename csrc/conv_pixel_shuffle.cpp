@@ -80,7 +80,8 @@ void conv_pixel_shuffle_kernel(const Tensor& x, const Tensor& weight, const std:
           task.slope = slopes.data() + g * group;
           kernel.run(task, at, stage);
           for (int64_t n = g * group; n < std::min((g + 1) * group, sizes.filters); n += r) {
-            T* line = target.data + sizes.channel(n) * target.channel_stride + (y * r + sizes.row(n)) * target.row_stride;
+            T* line = target.data + sizes.channel(n) * target.channel_stride;
+            line += (y * r + sizes.row(n)) * target.row_stride;
             write_columns(r, line, target.column_stride, (left + at) * r, target.width,
                           stage + n % group * kernel.block, kernel.block, kernel.block);
           }

@@ -1,4 +1,4 @@
-// conv_transpose2d on the CPU: every phase of the stride is an ordinary convolution, computed for a block of input steps.
+// conv_transpose2d on the CPU: every phase of the stride is an ordinary convolution, for a block of steps at once.
 #include "conv_transpose2d.h"
 
 #include "row_convolution.h"
@@ -19,10 +19,11 @@ RowKernel<A> choose_kernel(int64_t stride, int64_t out_channels) {
   }
 }
 
-// The weights as the kernel reads them: [group][kernel row][channel][tap x][phase x][g]. Packed columns run to the right
-// and taps to the left, so tap x counts backwards; where a phase lacks the tap there are zeros, which are never read.
+// The weights as the kernel reads them: [group][kernel row][channel][tap x][phase x][g]. Packed columns run to the
+// right and taps to the left, so tap x counts backwards; where a phase lacks the tap there are zeros, which are never read.
 template <typename T>
-std::vector<compute_t<T>> pack_weight(const Tensor& weight, const ConvTranspose2d& sizes, int64_t group, int64_t groups) {
+std::vector<compute_t<T>> pack_weight(const Tensor& weight, const ConvTranspose2d& sizes, int64_t group,
+                                      int64_t groups) {
   using A = compute_t<T>;
   const int64_t taps = sizes.x.most_taps(), stride = sizes.x.stride;
   std::vector<A> packed(groups * sizes.y.kernel * sizes.channels * taps * stride * group, A(0));

@@ -5,9 +5,9 @@
 
 namespace msr {
 
-// One axis of a transposed convolution. Output o, counted with its padding, is phase (o + padding) % stride of input step
-// (o + padding) / stride. It sums the taps t: input step - t times kernel value phase + stride * t. Each phase is thus a
-// small ordinary convolution of the input.
+// One axis of a transposed convolution. Output o, counted with its padding, is phase (o + padding) % stride of input
+// step (o + padding) / stride. It sums the taps t: input step - t times kernel value phase + stride * t. Each phase is
+// thus a small ordinary convolution of the input.
 struct TransposedAxis {
   int64_t size, out_size, kernel, stride, padding;
 

@@ -118,8 +118,8 @@ std::vector<compute_t<T>> channel_values(const std::optional<Tensor>& vector, do
                                          int64_t padded) {
   std::vector<compute_t<T>> values(padded, compute_t<T>(0));
   for (int64_t i = 0; i < count; ++i) {
-    values[i] = vector ? load(static_cast<const T*>(vector->const_data_ptr())[vector->size(0) == 1 ? 0 : i * vector->stride(0)])
-                       : compute_t<T>(otherwise);
+    const int64_t place = !vector || vector->size(0) == 1 ? 0 : i * vector->stride(0);
+    values[i] = vector ? load(static_cast<const T*>(vector->const_data_ptr())[place]) : compute_t<T>(otherwise);
   }
   return values;
 }

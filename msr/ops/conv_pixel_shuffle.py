@@ -58,7 +58,7 @@ def conv_pixel_shuffle(
                   [3., 4., 0., 0.]]]])
     """
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
-    # In bfloat16 PyTorch has instructions for matrices on the CPU, and is faster than the kernel.
+    # PyTorch has the CPU's own bfloat16 products, and is faster than the kernel there.
     if upscale_factor > 4 or (x.dtype == torch.bfloat16 and x.device.type == "cpu"):
         return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
     return torch.ops.msr.conv_pixel_shuffle.default(x, weight, bias, upscale_factor, activation, prelu_weight)

@@ -51,7 +51,7 @@ def conv_transpose2d(
         `(B, Cout, Ho, Wo)` with the dtype and memory format of `input`, where
         `Ho = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1`. Sums are float32, or float64
         where `input` is. Differentiable once, in all four tensors. Kernels serve one group without dilation, sizes to 9
-        and strides 2 to 4, in bfloat16 on the CPU to 4 channels; for all else PyTorch's own convolution and activation run.
+        and strides 2 to 4, in bfloat16 on the CPU Cout to 4; all else runs as PyTorch's own convolution and activation.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -126,7 +126,7 @@ def _fits_kernels(
     dilation: Sequence[int],
 ) -> bool:
     """Return whether the compiled kernels cover these sizes and are faster than PyTorch there."""
-    # In bfloat16 PyTorch has instructions for matrices on the CPU: the kernel then wins for the channels of a picture alone.
+    # PyTorch has the CPU's own bfloat16 products: there the kernel wins for the channels of a picture alone.
     if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.shape[1] > 4:
         return False
     plain = groups == 1 and all(step == 1 for step in dilation)

@@ -23,7 +23,11 @@ def make(
         return torch.randn(size, generator=generator, dtype=torch.float64)
 
     filters = out * factor**2
-    tensors = [random(*shape), random(filters, shape[1], 3, 3) / (shape[1] * 9) ** 0.5, random(filters) if bias else None]
+    tensors = [
+        random(*shape),
+        random(filters, shape[1], 3, 3) / (shape[1] * 9) ** 0.5,
+        random(filters) if bias else None,
+    ]
     options = {"upscale_factor": factor, **options}
     if slopes:
         options["activation"] = "prelu"

@@ -1,4 +1,4 @@
-"""conv_transpose2d: the contract of every op, the kernels at every size they serve, and what goes to PyTorch instead."""
+"""conv_transpose2d: the contract of every op, the kernels at every size they serve, and what goes to PyTorch."""
 
 import itertools
 from typing import Any, ClassVar
@@ -14,7 +14,12 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
 
 
 def make(
-    shape: tuple[int, int, int, int], out: int, kernel: tuple[int, int], bias: bool = True, slopes: int = 0, **options: Any
+    shape: tuple[int, int, int, int],
+    out: int,
+    kernel: tuple[int, int],
+    bias: bool = True,
+    slopes: int = 0,
+    **options: Any,
 ) -> Sample:
     """Return an input, weights that keep the result near 1, a bias and the slopes of prelu (none: no prelu)."""
     generator = torch.Generator().manual_seed(sum(shape) + out + sum(kernel))
@@ -111,7 +116,8 @@ def test_every_size_of_the_kernels(kernel: int, stride: int, device: torch.devic
 
 
 @pytest.mark.parametrize(
-    "options", [{"stride": 1}, {"stride": 5}, {"groups": 2, "stride": 2}, {"dilation": 2, "stride": 2}, {"stride": (2, 1)}]
+    "options",
+    [{"stride": 1}, {"stride": 5}, {"groups": 2, "stride": 2}, {"dilation": 2, "stride": 2}, {"stride": (2, 1)}],
 )
 def test_all_else_is_pytorchs(options: dict[str, Any], device: torch.device) -> None:
     x, weight = torch.randn(1, 4, 5, 6, device=device), torch.randn(4, 3, 3, 3, device=device)
