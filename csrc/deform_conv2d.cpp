@@ -1,325 +1,9 @@
 // deform_conv2d on the CPU. The output is worked through in tiles of some dozen pixels: the samples of a tile (its
 // "columns") stay in the cache and are multiplied with the packed weights at once, so no large buffer of columns exists.
-#include "deform_conv2d.h"
-
-#if defined(__x86_64__) && !defined(__clang__)
-#define MSR_DEFORM_SIMD 1
-#include <immintrin.h>
-#endif
-
-#include <algorithm>
-#include <memory>
-#include <optional>
+#include "deform_conv2d_cpu.h"
 
 namespace msr::deform {
 namespace {
-
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
-
-struct Span {
-  int64_t begin, end;
-};
-
-// The geometry in the form of the tiles: channels of each offset group in quads, output channels in vectors.
-struct Plan : Geometry {
-  int64_t group_quads;  // quads of one offset group
-  int64_t quads;        // of all
-  int64_t row, plane;   // elements of a row and of all of one quad's padded plane
-  int64_t out_padded;   // output channels of one group, rounded up to vectors
-  int64_t tile;         // room for pixels in a tile
-  int64_t block;        // offset groups that are sampled before they are multiplied
-  int64_t parts, tile_width, tile_rows;
-
-  Plan(const Geometry& geometry, int64_t lanes) : Geometry(geometry) {
-    group_quads = round_up(offset_group_channels(), 4) / 4;
-    quads = group_quads * offset_groups;
-    row = 4 * (width + 3);
-    plane = (height + 4) * row;
-    out_padded = round_up(out_channels / groups, lanes);
-    // About a hundred pixels, fewer where one group's columns would take more than a quarter megabyte: a part of one
-    // row, or several whole rows, so that the pixels of a tile follow each other in memory.
-    const int64_t each = group_quads * taps * 4;
-    const int64_t most = std::clamp<int64_t>((int64_t{1} << 16) / each, 24, 96);
-    parts = (out_width + most - 1) / most;
-    tile_width = (out_width + parts - 1) / parts;
-    tile_rows = parts > 1 ? 1 : std::min(most / out_width, out_height);
-    tile = round_up(tile_width * tile_rows, 24);  // a multiple of every block height in multiply()
-    block = std::clamp<int64_t>(16384 / (each * tile), 1, offset_groups);
-  }
-
-  // Tiles of an image, row by row.
-  int64_t tiles() const { return parts * ((out_height + tile_rows - 1) / tile_rows); }
-  Span pixels_of(int64_t number) const {
-    const int64_t row = number / parts * tile_rows, column = number % parts * tile_width;
-    if (parts == 1) return {row * out_width, std::min(row + tile_rows, out_height) * out_width};
-    return {row * out_width + column, row * out_width + std::min(column + tile_width, out_width)};
-  }
-  int64_t quad_of(int64_t channel) const {
-    return channel / offset_group_channels() * group_quads + channel % offset_group_channels() / 4;
-  }
-  // The channel of element j of a quad, -1 where it is padding.
-  int64_t channel_of(int64_t quad, int64_t j) const {
-    const int64_t within = quad % group_quads * 4 + j;
-    return within < offset_group_channels() ? quad / group_quads * offset_group_channels() + within : -1;
-  }
-  // The quads that hold a convolution group's channels; at either end they may hold a neighbour's, too.
-  Span quads_of(int64_t group) const {
-    return {quad_of(group * group_channels()), quad_of((group + 1) * group_channels() - 1) + 1};
-  }
-};
-
-// Where a tile's outputs lie (in the input, before the offsets) and the offsets and masks themselves: the row of channel
-// c starts at offsets + c * offset_stride.
-template <typename T>
-struct Tile {
-  const T *base_y, *base_x, *offsets, *masks;
-  int64_t offset_stride, mask_stride, count;
-};
-
-// One tap's samples of a tile, see locate_samples.
-template <typename T>
-struct Samples {
-  int* index;
-  T *upper, *lower, *right;
-};
-
-}  // namespace
-}  // namespace msr::deform
-
-#define MSR_ISA baseline
-#define MSR_VECTOR_BYTES 16
-#include "deform_conv2d_tile.h"
-#undef MSR_ISA
-#undef MSR_VECTOR_BYTES
-
-#if MSR_DEFORM_SIMD
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define MSR_ISA avx2
-#define MSR_VECTOR_BYTES 32
-#include "deform_conv2d_tile.h"
-#undef MSR_ISA
-#undef MSR_VECTOR_BYTES
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
-#define MSR_ISA avx512
-#define MSR_VECTOR_BYTES 64
-#include "deform_conv2d_tile.h"
-#undef MSR_ISA
-#undef MSR_VECTOR_BYTES
-#pragma GCC pop_options
-#endif
-
-namespace msr::deform {
-namespace {
-
-// The tile functions for this machine.
-template <typename T>
-struct Kernels {
-  int64_t lanes, panel;
-  decltype(&baseline::forward_tile<T>) forward;
-  decltype(&baseline::transpose<T>) transpose;
-};
-
-template <typename T>
-Kernels<T> kernels() {
-#if MSR_DEFORM_SIMD
-  if (simd() == Simd::avx512)
-    return {avx512::Lanes<T>::count, avx512::Lanes<T>::panel, avx512::forward_tile<T>, avx512::transpose<T>};
-  if (simd() == Simd::avx2)
-    return {avx2::Lanes<T>::count, avx2::Lanes<T>::panel, avx2::forward_tile<T>, avx2::transpose<T>};
-#endif
-  return {baseline::Lanes<T>::count, baseline::Lanes<T>::panel, baseline::forward_tile<T>, baseline::transpose<T>};
-}
-
-template <typename T>
-std::unique_ptr<T[]> buffer(int64_t count) {
-  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
-}
-
-// A tensor whose pixels can be walked with one stride: element (b, c, pixel) is at b * batch + c * channel + pixel * pixel.
-struct Pixels {
-  Tensor tensor;
-  int64_t batch, channel, pixel;
-
-  explicit Pixels(const Tensor& given)
-      : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : torch::stable::contiguous(given)),
-        batch(tensor.stride(0)),
-        channel(tensor.stride(1)),
-        pixel(tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2)) {}
-
-  template <typename T>
-  bool holds() const {
-    return tensor.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
-  }
-};
-
-// Copies `count` pixels of all channels to rows of `row` elements, converting them.
-template <typename T>
-void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, T* to, int64_t row) {
-  if (from.channel == 1 && from.holds<T>()) {
-    const T* source = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
-    return kernels<T>().transpose(source, from.pixel, count, from.tensor.size(1), to, row);
-  }
-  dispatch_floating(from.tensor.scalar_type(), "deform_conv2d", [&](auto tag) {
-    using S = typename decltype(tag)::type;
-    const S* source = static_cast<const S*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
-    const int64_t channels = from.tensor.size(1);
-    with_simd([=] {
-      // Sixteen channels at a time: with channels_last they share a cache line.
-      for (int64_t first = 0; first < channels; first += 16) {
-        const int64_t last = std::min(first + 16, channels);
-        if (from.pixel == 1)
-          for (int64_t c = first; c < last; ++c)
-            for (int64_t p = 0; p < count; ++p) to[c * row + p] = load(source[c * from.channel + p]);
-        else
-          for (int64_t p = 0; p < count; ++p)
-            for (int64_t c = first; c < last; ++c) to[c * row + p] = load(source[c * from.channel + p * from.pixel]);
-      }
-    });
-  });
-}
-
-// Memory that a thread keeps for its next call, as fresh pages cost more than what is written to them here.
-template <typename T>
-T* kept(int64_t count) {
-  static thread_local std::unique_ptr<T[]> memory;
-  static thread_local int64_t size = 0;
-  constexpr int64_t most = (int64_t{64} << 20) / sizeof(T);
-  if (size < count || (size > most && size > 2 * count)) {
-    memory = nullptr;
-    memory = buffer<T>(count);
-    size = count;
-  }
-  return memory.get();
-}
-
-// Writes the input as planes of quads in zeros: [batch][quad][height + 4][width + 3][4], the image from row and column 2
-// on. The column to the right of the last is the first of the next row, so one more pixel follows the last plane.
-template <typename T>
-void quad_planes(const Plan& plan, const Tensor& input, T* out) {
-  const Strides stride = strides(input);
-  std::fill_n(out + plan.batch * plan.quads * plan.plane, 4, T(0));
-  dispatch_floating(input.scalar_type(), "deform_conv2d", [&](auto tag) {
-    using S = typename decltype(tag)::type;
-    const S* data = static_cast<const S*>(input.data_ptr());
-    const int64_t rows = plan.height + 4;
-    parallel(plan.batch * rows, plan.quads * plan.row, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / rows, y = i % rows - 2;
-        for (int64_t quad = 0; quad < plan.quads; ++quad) {
-          T* to = out + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row;
-          int64_t valid = 0;
-          while (valid < 4 && plan.channel_of(quad, valid) >= 0) ++valid;
-          const bool outside = y < 0 || y >= plan.height;
-          std::fill_n(to, outside || valid < 4 ? plan.row : 8, T(0));
-          if (outside) continue;
-          const S* from = data + b * stride.b + plan.channel_of(quad, 0) * stride.c + y * stride.h;
-          std::fill_n(to + plan.row - 4, 4, T(0));
-          to += 8;
-          const auto copy = [&](int64_t count, int64_t next_channel, int64_t next_column) {
-            for (int64_t x = 0; x < plan.width; ++x)
-              for (int64_t j = 0; j < count; ++j) to[4 * x + j] = load(from[x * next_column + j * next_channel]);
-          };
-          if (valid == 4 && stride.w == 1)
-            copy(4, stride.c, 1);
-          else if (valid == 4 && stride.c == 1)
-            copy(4, 1, stride.w);
-          else
-            copy(valid, stride.c, stride.w);
-        }
-      }
-    });
-  });
-}
-
-// Where the weights of a group lie: weight(element, out) = all[inner[element] + outer[out]], -1 for padding. Elements are
-// (quad, tap, j) as in the columns.
-struct WeightIndex {
-  std::vector<int64_t> inner, outer;
-
-  WeightIndex(const Plan& plan, int64_t group, Span quads) {
-    const int64_t first = group * plan.group_channels(), size = plan.out_channels / plan.groups;
-    for (int64_t quad = quads.begin; quad < quads.end; ++quad)
-      for (int64_t tap = 0; tap < plan.taps; ++tap)
-        for (int64_t j = 0; j < 4; ++j) {
-          const int64_t channel = plan.channel_of(quad, j) - first;
-          const bool padding = plan.channel_of(quad, j) < 0 || channel < 0 || channel >= plan.group_channels();
-          inner.push_back(padding ? -1 : channel * plan.taps + tap);
-        }
-    for (int64_t out = 0; out < plan.out_padded; ++out)
-      outer.push_back(out < size ? (group * size + out) * plan.group_channels() * plan.taps : -1);
-  }
-};
-
-// Packs the matrix all[rows[k] + columns[n]] for multiply(): panels of `width` columns, each [k][width].
-template <typename T>
-void pack_panels(const T* all, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int64_t width,
-                 std::vector<T>& out) {
-  const int64_t count = static_cast<int64_t>(columns.size());
-  for (int64_t first = 0; first < count; first += width)
-    for (const int64_t row : rows)
-      for (int64_t n = first; n < std::min(first + width, count); ++n)
-        out.push_back(row < 0 || columns[n] < 0 ? T(0) : all[row + columns[n]]);
-}
-
-template <typename T>
-std::vector<T> as_vector(const Tensor& tensor) {
-  const Tensor flat = torch::stable::contiguous(tensor);
-  std::vector<T> values(static_cast<size_t>(flat.numel()));
-  dispatch_floating(flat.scalar_type(), "deform_conv2d", [&](auto tag) {
-    using S = typename decltype(tag)::type;
-    const S* from = static_cast<const S*>(flat.data_ptr());
-    for (size_t i = 0; i < values.size(); ++i) values[i] = load(from[i]);
-  });
-  return values;
-}
-
-// The buffers one thread needs to look at tiles: positions, offsets and masks where they must be converted, samples.
-template <typename T>
-struct TileReader {
-  const Plan& plan;
-  const Pixels& offset;
-  const Pixels* mask;
-  std::unique_ptr<T[]> memory;
-  std::unique_ptr<int[]> index;
-  T *base_y, *base_x, *offsets, *masks;
-  Samples<T> samples;
-
-  TileReader(const Plan& plan, const Pixels& offset, const Pixels* mask) : plan(plan), offset(offset), mask(mask) {
-    const int64_t n = plan.tile, rows = plan.offset_groups * plan.taps;
-    memory = buffer<T>(n * 6 + n * 3 * rows);
-    index = buffer<int>(n);
-    T* at = memory.get();
-    std::fill(at, at + 6 * n, T(1));  // the sixth row stays: ones for a mask that is not there
-    base_y = at, base_x = at + n;
-    samples = {index.get(), at + 2 * n, at + 3 * n, at + 4 * n};
-    masks = mask ? at + 6 * n : at + 5 * n;
-    offsets = at + 6 * n + rows * n;
-  }
-
-  Tile<T> read(int64_t batch, Span pixels) {
-    const int64_t begin = pixels.begin, count = pixels.end - begin;
-    for (int64_t p = 0; p < count; ++p) {
-      base_y[p] = static_cast<T>((begin + p) / plan.out_width * plan.stride_h - plan.padding_h);
-      base_x[p] = static_cast<T>((begin + p) % plan.out_width * plan.stride_w - plan.padding_w);
-    }
-    Tile<T> tile{base_y, base_x, offsets, masks, plan.tile, mask ? plan.tile : 0, count};
-    const auto rows = [&](const Pixels& from, T* copy, const T*& row, int64_t& stride) {
-      if (from.pixel == 1 && from.holds<T>()) {
-        row = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin;
-        stride = from.channel;
-      } else {
-        load_rows(from, batch, begin, count, copy, plan.tile);
-      }
-    };
-    rows(offset, offsets, tile.offsets, tile.offset_stride);
-    if (mask) rows(*mask, masks, tile.masks, tile.mask_stride);
-    return tile;
-  }
-};
 
 template <typename T>
 void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset, const Pixels* mask,
@@ -379,6 +63,141 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
   });
 }
 
+// Writes rows of `row` elements to channels first, first + 1, .. of a contiguous tensor, converting them.
+template <typename T>
+void store_rows(const T* from, int64_t row, int64_t rows, int64_t count, const Tensor& to, int64_t first, int64_t pixels,
+                int64_t begin) {
+  dispatch_floating(to.scalar_type(), "deform_conv2d", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    S* out = static_cast<S*>(to.data_ptr()) + first * pixels + begin;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t p = 0; p < count; ++p) out[r * pixels + p] = store<S>(from[r * row + p]);
+  });
+}
+
+// The gradient of the output as rows of pixels, [batch * pixels][groups][out_padded], zeros where it is padded and in the
+// rows after the last, which the tiles may touch.
+template <typename T>
+std::unique_ptr<T[]> gradient_rows(const Plan& plan, const Pixels& grad) {
+  const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, step = 128;
+  auto rows = buffer<T>((plan.batch * plan.pixels() + plan.tile) * row);
+  std::fill_n(rows.get() + plan.batch * plan.pixels() * row, plan.tile * row, T(0));
+  const int64_t steps = (plan.pixels() + step - 1) / step;
+  parallel(plan.batch * steps, step * row, [&](int64_t first, int64_t last) {
+    const auto planes = buffer<T>(plan.out_channels * step);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = i / steps, begin = i % steps * step, count = std::min(step, plan.pixels() - begin);
+      T* out = rows.get() + (b * plan.pixels() + begin) * row;
+      load_rows(grad, b, begin, count, planes.get(), step);
+      if (size < plan.out_padded) std::fill_n(out, count * row, T(0));
+      for (int64_t g = 0; g < plan.groups; ++g)
+        kernels<T>().transpose(planes.get() + g * size * step, step, size, count, out + g * plan.out_padded, row);
+    }
+  });
+  return rows;
+}
+
+// The inverse of quad_planes.
+template <typename T>
+void from_quad_planes(const Plan& plan, const T* planes, const Tensor& out) {
+  const Strides stride = strides(out);
+  dispatch_floating(out.scalar_type(), "deform_conv2d", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    S* data = static_cast<S*>(out.data_ptr());
+    parallel(plan.batch * plan.height, plan.quads * plan.row, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / plan.height, y = i % plan.height;
+        for (int64_t quad = 0; quad < plan.quads; ++quad)
+          for (int64_t j = 0; j < 4 && plan.channel_of(quad, j) >= 0; ++j) {
+            const T* from = planes + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row + 8 + j;
+            S* to = data + b * stride.b + plan.channel_of(quad, j) * stride.c + y * stride.h;
+            for (int64_t x = 0; x < plan.width; ++x) to[x * stride.w] = store<S>(from[4 * x]);
+          }
+      }
+    });
+  });
+}
+
+// Every image and offset group is worked through by one thread, so the gradients of the input need no atomic additions.
+template <typename T>
+void backward(const Geometry& geometry, const Pixels& grad, const Tensor& input, const Pixels& offset,
+              const Pixels* mask, const Tensor& weight, const Tensor& grad_input, const Tensor& grad_offset,
+              const Tensor& grad_weight, const Tensor& grad_bias, const Tensor& grad_mask) {
+  const Kernels<T> kernel = kernels<T>();
+  const Plan plan(geometry, kernel.lanes);
+  const int64_t row = plan.groups * plan.out_padded, groups = plan.offset_groups;
+  T* planes = kept<T>(plan.batch * plan.quads * plan.plane + 4);
+  quad_planes<T>(plan, input, planes);
+  const auto rows = gradient_rows<T>(plan, grad);
+  const auto grad_planes = buffer<T>(plan.batch * plan.quads * plan.plane + 4);
+  const std::vector<T> all = as_vector<T>(weight);
+  std::vector<std::vector<T>> packed(static_cast<size_t>(groups));
+  std::vector<int64_t> starts{0};  // where an offset group's weight gradients lie
+  for (int64_t g = 0; g < groups; ++g) {
+    int64_t elements = 0;
+    for (int64_t part = 0; part < plan.groups; ++part) {
+      const Span quads = plan.shared_quads(part, g);
+      WeightIndex index(plan, part, quads);
+      if (index.inner.empty()) continue;
+      elements += static_cast<int64_t>(index.inner.size()) * plan.out_padded;
+      index.inner.resize(static_cast<size_t>(round_up(static_cast<int64_t>(index.inner.size()), kernel.lanes)), -1);
+      pack_panels(all.data(), index.outer, index.inner, kernel.lanes * kernel.panel, packed[static_cast<size_t>(g)]);
+    }
+    starts.push_back(starts.back() + elements);
+  }
+  // Few offset groups leave threads idle: then the batch is split, too, and each part adds up weights of its own.
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t parts = groups >= threads ? 1 : std::min(plan.batch, threads);
+  std::vector<T> sums(static_cast<size_t>(parts * starts.back()), T(0));
+  torch::stable::parallel_for(0, parts * groups, 1, [&](int64_t first, int64_t last) {
+    TileReader<T> reader(plan, offset, mask);
+    const auto columns = buffer<T>((plan.group_quads * plan.taps * 4 + 3) * plan.tile);
+    const auto wanted = buffer<T>(plan.tile * plan.wanted_row), moves = buffer<T>(3 * plan.taps * plan.tile);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t g = task % groups, part = task / groups;
+      for (int64_t b = part * plan.batch / parts; b < (part + 1) * plan.batch / parts; ++b) {
+        const int64_t plane = (b * plan.quads + g * plan.group_quads) * plan.plane;
+        std::fill_n(grad_planes.get() + plane, plan.group_quads * plan.plane, T(0));
+        for (int64_t i = 0; i < plan.tiles(); ++i) {
+          const Span pixels = plan.pixels_of(i);
+          const int64_t count = pixels.end - pixels.begin;
+          const Gradients<T> gradients{rows.get() + (b * plan.pixels() + pixels.begin) * row, row,
+                                       grad_planes.get() + plane, moves.get(), moves.get() + 2 * plan.taps * plan.tile,
+                                       sums.data() + part * starts.back() + starts[static_cast<size_t>(g)]};
+          kernel.backward(plan, reader.read(b, pixels), g, planes + plane, packed[static_cast<size_t>(g)].data(),
+                          reader.ones, reader.samples, columns.get(), wanted.get(), gradients);
+          const int64_t number = (b * groups + g) * plan.taps;
+          store_rows(gradients.offsets, plan.tile, 2 * plan.taps, count, grad_offset, 2 * number, plan.pixels(),
+                     pixels.begin);
+          if (mask) store_rows(gradients.masks, plan.tile, plan.taps, count, grad_mask, number, plan.pixels(), pixels.begin);
+        }
+      }
+    }
+  });
+  from_quad_planes<T>(plan, grad_planes.get(), grad_input);
+  std::vector<T> weights(all.size(), T(0)), bias(static_cast<size_t>(plan.out_channels));
+  for (int64_t part = 0; part < parts; ++part) {
+    const T* from = sums.data() + part * starts.back();
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t group = 0; group < plan.groups; ++group) {
+        const WeightIndex index(plan, group, plan.shared_quads(group, g));
+        for (const int64_t inner : index.inner)
+          for (const int64_t outer : index.outer) {
+            if (inner >= 0 && outer >= 0) weights[static_cast<size_t>(inner + outer)] += *from;
+            ++from;
+          }
+      }
+  }
+  std::vector<double> totals(static_cast<size_t>(row), 0.0);
+  for (int64_t p = 0; p < plan.batch * plan.pixels(); ++p)
+    for (int64_t c = 0; c < row; ++c) totals[static_cast<size_t>(c)] += static_cast<double>(rows[p * row + c]);
+  const int64_t size = plan.out_channels / plan.groups;
+  for (int64_t c = 0; c < plan.out_channels; ++c)
+    bias[static_cast<size_t>(c)] = static_cast<T>(totals[static_cast<size_t>(c / size * plan.out_padded + c % size)]);
+  store_rows(weights.data(), 0, 1, static_cast<int64_t>(weights.size()), grad_weight, 0, 0, 0);
+  store_rows(bias.data(), 0, 1, plan.out_channels, grad_bias, 0, 0, 0);
+}
+
 }  // namespace
 }  // namespace msr::deform
 
@@ -404,6 +223,43 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor
   return out;
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
+    const Tensor& grad, const Tensor& input, const Tensor& offset, const Tensor& weight,
+    const std::optional<Tensor>& mask, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+    const std::vector<int64_t>& dilation) {
+  using namespace deform;
+  const Geometry geometry = geometry_of(input, offset, weight, std::nullopt, mask, stride, padding, dilation);
+  const auto like = [](const Tensor& x, ScalarType type) {
+    return empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, type);
+  };
+  Tensor grad_input = empty(input, {input.size(0), input.size(1), input.size(2), input.size(3)}, input.scalar_type(),
+                            memory_format(input));
+  Tensor grad_offset = like(offset, offset.scalar_type()), grad_weight = like(weight, weight.scalar_type());
+  Tensor grad_bias = empty(weight, {weight.size(0)}, weight.scalar_type());
+  Tensor grad_mask = mask ? like(*mask, mask->scalar_type()) : empty(offset, {0}, offset.scalar_type());
+  if (grad.numel() == 0) {
+    for (Tensor* each : {&grad_input, &grad_offset, &grad_weight, &grad_bias, &grad_mask}) torch::stable::zero_(*each);
+    return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
+  }
+  const ScalarType type = compute_type(input.scalar_type());
+  // Each offset group reads a part of every tile: converted or turned once here rather than for each of them.
+  const auto prepared = [&](const Tensor& x) { return Pixels(torch::stable::contiguous(to_type(x, type))); };
+  const Pixels gradients(grad), offsets = prepared(offset);
+  std::optional<Pixels> masks;
+  if (mask) masks.emplace(prepared(*mask));
+  const Pixels* given = masks ? &*masks : nullptr;
+  if (type == ScalarType::Double)
+    backward<double>(geometry, gradients, input, offsets, given, weight, grad_input, grad_offset, grad_weight,
+                     grad_bias, grad_mask);
+  else
+    backward<float>(geometry, gradients, input, offsets, given, weight, grad_input, grad_offset, grad_weight, grad_bias,
+                    grad_mask);
+  return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
+}
+
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("deform_conv2d", TORCH_BOX(&msr::deform_conv2d_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
+  m.impl("deform_conv2d", TORCH_BOX(&msr::deform_conv2d_cpu));
+  m.impl("deform_conv2d_backward", TORCH_BOX(&msr::deform_conv2d_backward_cpu));
+}

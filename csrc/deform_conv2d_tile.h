@@ -225,4 +225,99 @@ void forward_tile(const Plan& plan, const Tile<T>& tile, const T* image, const T
   }
 }
 
+// One quad's part of the backward pass: `wanted` are the gradients of its columns, a row of plan.wanted_row a pixel.
+// Adds to the gradient of the plane and to three dot products for each pixel: of the gradient with the samples of the
+// upper row, of the lower row, and with the horizontal slope.
+template <typename T>
+inline void scatter_quad(const Plan& plan, int64_t count, const T* plane, const Samples<T>& at, const T* wanted,
+                         T* grad_plane, T* upper_dot, T* lower_dot, T* slope_dot) {
+  using quad = typename Lanes<T>::quad;
+  for (int64_t p = 0; p < count; ++p) {
+    const quad grad = *reinterpret_cast<const quad*>(wanted + p * plan.wanted_row);
+    const quad* top = reinterpret_cast<const quad*>(plane + at.index[p]);
+    const quad* bottom = reinterpret_cast<const quad*>(plane + at.index[p] + plan.row);
+    const quad top_slope = top[1] - top[0], bottom_slope = bottom[1] - bottom[0];
+    const quad upper = grad * (top[0] + top_slope * at.right[p]);
+    const quad lower = grad * (bottom[0] + bottom_slope * at.right[p]);
+    const quad slope = grad * (top_slope * at.above[p] + bottom_slope * at.below[p]);
+    upper_dot[p] += (upper[0] + upper[1]) + (upper[2] + upper[3]);
+    lower_dot[p] += (lower[0] + lower[1]) + (lower[2] + lower[3]);
+    slope_dot[p] += (slope[0] + slope[1]) + (slope[2] + slope[3]);
+    quad* grad_top = reinterpret_cast<quad*>(grad_plane + at.index[p]);
+    quad* grad_bottom = reinterpret_cast<quad*>(grad_plane + at.index[p] + plan.row);
+    const quad from_top = grad * at.upper[p], from_bottom = grad * at.lower[p];
+    grad_top[0] += from_top - from_top * at.right[p];
+    grad_top[1] += from_top * at.right[p];
+    grad_bottom[0] += from_bottom - from_bottom * at.right[p];
+    grad_bottom[1] += from_bottom * at.right[p];
+  }
+}
+
+// c[4][vectors] += columns^T * rows over the pixels of a tile, for the four elements of one quad and tap.
+template <typename T>
+inline void multiply_transposed(int64_t count, const T* columns, const T* rows, int64_t row, int64_t vectors, T* c,
+                                int64_t c_row) {
+  constexpr int L = Lanes<T>::count, wide = Lanes<T>::panel;
+  const int64_t steps = (count + 3) / 4;
+  int64_t v = 0;
+  for (; v + wide <= vectors; v += wide)
+    multiply_block<T, 4, wide, 4>(columns, 1, 16, rows + v * L, row, steps, c + v * L, c_row);
+  for (; v < vectors; ++v) multiply_block<T, 4, 1, 4>(columns, 1, 16, rows + v * L, row, steps, c + v * L, c_row);
+}
+
+// One tile and one offset group of the backward pass. `weights` is packed for wanted = gradients of the output * weights^T;
+// `ones` stands in for the mask where samples are needed without it.
+template <typename T>
+void backward_tile(const Plan& plan, const Tile<T>& tile, int64_t group, const T* planes, const T* weights,
+                   const T* ones, const Samples<T>& at, T* columns, T* wanted, const Gradients<T>& grad) {
+  constexpr int L = Lanes<T>::count;
+  const int64_t first = group * plan.group_quads, last = first + plan.group_quads, taps = plan.taps;
+  for (int64_t i = 0; i < plan.tile * plan.wanted_row; ++i) wanted[i] = 0;
+  for (int64_t part = 0; part < plan.groups; ++part) {
+    const Span quads = plan.shared_quads(part, group);
+    if (quads.begin >= quads.end) continue;
+    const int64_t vectors = ((quads.end - quads.begin) * taps * 4 + L - 1) / L, steps = plan.out_padded / 4;
+    multiply<T>(tile.count, grad.out + part * plan.out_padded, grad.out_row, 4, weights, steps, 0, steps, vectors,
+                wanted + (quads.begin - first) * taps * 4, plan.wanted_row);
+    weights += vectors * L * plan.out_padded;
+  }
+  T *upper_dot = columns + plan.group_quads * taps * plan.tile * 4, *lower_dot = upper_dot + plan.tile;
+  T* slope_dot = lower_dot + plan.tile;
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t number = group * taps + tap;
+    const T* mask = tile.masks + number * tile.mask_stride;
+    locate_samples<T>(plan, tile, tap, number, ones, at);
+    for (int64_t p = 0; p < plan.tile; ++p) {
+      const T strength = p < tile.count ? mask[p] : T(0);
+      at.above[p] = at.upper[p];
+      at.below[p] = at.lower[p];
+      at.upper[p] *= strength;
+      at.lower[p] *= strength;
+      upper_dot[p] = lower_dot[p] = slope_dot[p] = 0;
+    }
+    for (int64_t quad = first; quad < last; ++quad) {
+      const T* plane = planes + (quad - first) * plan.plane;
+      const int64_t element = (quad - first) * taps + tap;
+      sample_quad<T>(plan, plane, at, columns + element * plan.tile * 4);
+      scatter_quad<T>(plan, tile.count, plane, at, wanted + element * 4, grad.planes + (quad - first) * plan.plane,
+                      upper_dot, lower_dot, slope_dot);
+    }
+    T *down = grad.offsets + 2 * tap * plan.tile, *along = down + plan.tile, *strengths = grad.masks + tap * plan.tile;
+    for (int64_t p = 0; p < tile.count; ++p) {
+      down[p] = mask[p] * (lower_dot[p] - upper_dot[p]);
+      along[p] = mask[p] * slope_dot[p];
+      strengths[p] = at.above[p] * upper_dot[p] + at.below[p] * lower_dot[p];
+    }
+  }
+  T* weight = grad.weights;
+  for (int64_t part = 0; part < plan.groups; ++part) {
+    const Span quads = plan.shared_quads(part, group);
+    for (int64_t element = (quads.begin - first) * taps; element < (quads.end - first) * taps; ++element) {
+      multiply_transposed<T>(tile.count, columns + element * plan.tile * 4, grad.out + part * plan.out_padded,
+                             grad.out_row, plan.out_padded / L, weight, plan.out_padded);
+      weight += 4 * plan.out_padded;
+    }
+  }
+}
+
 }  // namespace msr::deform::MSR_ISA
