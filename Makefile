@@ -16,9 +16,10 @@ PIP_FLAGS ?=
 ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_FLAGS)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 SOURCES := setup.py $(wildcard csrc/*)
 DEPENDENCIES := $(VENV)/.dependencies
+LOG := $(VENV)/install.log
 # What was built with other switches does not count.
 BUILT := $(VENV)/.built$(if $(filter 0,$(MSR_EXTENSION)),-without-extension)$(if $(filter 0,$(MSR_CUDA)),-without-cuda)
 # ninja, where the kernels are built with several processes, is found in the environment.
@@ -50,12 +51,15 @@ install: $(BUILT)
 $(DEPENDENCIES): constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit("msr needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
-	$(PIP) setuptools ninja
-	$(PIP) '$(TORCH)'
+	$(PIP) --quiet setuptools ninja
+	$(PIP) --quiet '$(TORCH)'
 	touch $@
 
 $(BUILT): $(DEPENDENCIES) $(SOURCES) pyproject.toml
-	$(PIP) --no-build-isolation --editable '.[test,bench]'
+	$(PIP) --verbose --no-build-isolation --editable '.[test,bench]' >$(LOG) 2>&1 || { tail -n 100 $(LOG); exit 1; }
+	@# Kernels that do not compile are left out; that is said here, and why stands in the log.
+	@grep -oE 'msr: .*(kernels|references).*' $(LOG) | sort -u
+	@$(BIN)/python -m msr info | grep '^extension'
 	touch $@
 
 clean:
