@@ -20,7 +20,7 @@ RowKernel<A> choose_kernel(int64_t stride, int64_t out_channels) {
 }
 
 // The weights as the kernel reads them: [group][kernel row][channel][tap x][phase x][g]. Packed columns run to the
-// right and taps to the left, so tap x counts backwards; where a phase lacks the tap there are zeros, which are never read.
+// right and taps to the left, so tap x counts backwards; zeros where a phase lacks the tap are never read.
 template <typename T>
 std::vector<compute_t<T>> pack_weight(const Tensor& weight, const ConvTranspose2d& sizes, int64_t group,
                                       int64_t groups) {

@@ -92,7 +92,7 @@ def test_errors_print_the_shapes() -> None:
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
 def test_every_factor(factor: int, device: torch.device) -> None:
     """All activations, group sizes and layouts; widths that do and do not fill the kernels' blocks; 5 has no kernel."""
-    for number, (out, width) in enumerate(itertools.product((1, 2, 3, 5, 16), (1, 9, 33, 64, 70))):
+    for number, (out, width) in enumerate(itertools.product((1, 2, 5), (1, 33, 64, 70))):
         activation = (None, "relu", "leaky_relu", "prelu")[number % 4]
         sample = make((2, 5, 7, width), out, factor, bias=number % 3 > 0)
         for dtype in (torch.float32, torch.float64):

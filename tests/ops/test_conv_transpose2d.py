@@ -1,6 +1,5 @@
 """conv_transpose2d: the contract of every op, the kernels at every size they serve, and what goes to PyTorch."""
 
-import itertools
 from typing import Any, ClassVar
 
 import pytest
@@ -101,12 +100,13 @@ def test_errors_print_the_shapes() -> None:
 def test_every_size_of_the_kernels(kernel: int, stride: int, device: torch.device) -> None:
     """All activations, paddings, group sizes and layouts; widths that do and do not fill the kernels' blocks."""
     paddings = ((0, 0), (kernel // 2, stride - 1), (kernel + 1, 1))
-    for number, ((padding, extra), out) in enumerate(itertools.product(paddings, (1, 2, 3, 5, 13))):
-        activation = (None, "relu", "leaky_relu", "prelu")[number % 4]
+    for number, out in enumerate((1, 2, 3, 5, 13)):
+        padding, extra = paddings[(number + kernel) % 3]
+        activation = (None, "relu", "leaky_relu", "prelu")[(number + stride) % 4]
         options = {"stride": stride, "padding": padding, "output_padding": extra}
-        sample = make((2, 5, 9, 31 + 3 * number), out, (kernel, kernel), bias=number % 3 > 0, **options)
+        sample = make((1, 5, 5, 31 + 8 * number), out, (kernel, kernel), bias=number > 0, **options)
         for dtype in (torch.float32, torch.float64):
-            tensors = [arrange(t, LAYOUTS[number // 2 % 4]) for t in sample.to(device, dtype)]
+            tensors = [arrange(t, LAYOUTS[(number + kernel // 2) % 4]) for t in sample.to(device, dtype)]
             slopes = torch.linspace(-0.5, 0.5, out, device=device, dtype=dtype) if activation == "prelu" else None
             given = (*tensors, slopes)
             got = call(conv_transpose2d, *given, activation=activation, **options)
