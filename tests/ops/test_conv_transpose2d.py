@@ -104,7 +104,7 @@ def test_every_size_of_the_kernels(kernel: int, stride: int, device: torch.devic
         padding, extra = paddings[(number + kernel) % 3]
         activation = (None, "relu", "leaky_relu", "prelu")[(number + stride) % 4]
         options = {"stride": stride, "padding": padding, "output_padding": extra}
-        sample = make((1, 5, 5, 31 + 8 * number), out, (kernel, kernel), bias=number > 0, **options)
+        sample = make((1, 5, 9, 31 + 8 * number), out, (kernel, kernel), bias=number > 0, **options)
         for dtype in (torch.float32, torch.float64):
             tensors = [arrange(t, LAYOUTS[(number + kernel // 2) % 4]) for t in sample.to(device, dtype)]
             slopes = torch.linspace(-0.5, 0.5, out, device=device, dtype=dtype) if activation == "prelu" else None
