@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
-from msr.nn.flow import FlowNetwork
+from msr.nn.flow import FlowNetwork, steady_flow
 from msr.nn.resize import Phase, resize
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops import flow_warp
@@ -108,6 +108,7 @@ class BurstModel(nn.Module):
         zero = torch.zeros(base.shape[0], 2, *base.shape[-2:], device=base.device)
         if frames.shape[1] > 1:
             flows = self.flows(frames) if flows is None else flows
+            flows = steady_flow(flows.flatten(0, 1)).unflatten(0, flows.shape[:2])
         # A running softmax: memory does not grow with the number of frames.
         total, weight, highest = torch.zeros((), device=base.device), torch.zeros((), device=base.device), None
         for i in range(frames.shape[1]):

@@ -139,3 +139,49 @@ class FlowNetwork(nn.Module):
                 flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
             flow = self._refine(a, b, flow)
         return flow[..., :height, :width]
+
+
+def steady_flow(flow: Tensor, tolerance: float = 0.75) -> Tensor:
+    """Replace a flow by the global motion that fits it best wherever the two differ little.
+
+    A camera that shakes moves the whole picture by nearly an affine map; a fit over all pixels knows it far better than
+    the flow of one pixel does. What moves by itself differs from the fit and keeps its flow.
+
+    Source: iteratively reweighted least squares with Geman-McClure weights (Black and Anandan, "The robust estimation
+    of multiple motions", 1996).
+
+    Args:
+        flow: ``(B, 2, H, W)`` in pixels, float32.
+        tolerance: difference in pixels at which the flow and the fit are mixed half and half.
+
+    Returns:
+        ``(B, 2, H, W)``; its gradient is that of ``flow``.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.flow import steady_flow
+        >>> bool((steady_flow(torch.full((1, 2, 8, 8), 1.5)) - 1.5).abs().max() < 1e-4)
+        True
+    """
+    height, width = flow.shape[-2:]
+    if min(height, width) < 2:
+        return flow
+    with torch.no_grad():
+        axes = [torch.linspace(-1.0, 1.0, n, device=flow.device) for n in (height, width)]
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        place = torch.stack([torch.ones_like(x), x, y], dim=2)  # (H, W, 3)
+        # Some thousand pixels determine six numbers as well as all of them do.
+        every = (slice(None, None, -(-height // 64)), slice(None, None, -(-width // 64)))
+        a = place[every].reshape(1, -1, 3)
+        b = flow.float().permute(0, 2, 3, 1)[:, *every].flatten(1, 2)
+        ridge = 1e-6 * torch.eye(3, device=flow.device)
+        weight = torch.ones_like(b[..., :1])
+        for _ in range(10):
+            weighted = (a * weight / weight.sum(dim=1, keepdim=True)).transpose(1, 2)
+            motion = torch.linalg.solve(weighted @ a + ridge, weighted @ b)  # (B, 3, 2)
+            distance = (a @ motion - b).square().sum(dim=2, keepdim=True)
+            weight = 1.0 / (distance / tolerance**2 + 0.02) ** 2
+        fit = (place.reshape(1, -1, 3) @ motion).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        distance = (fit - flow).square().sum(dim=1, keepdim=True)
+        change = (fit - flow) / (1.0 + (distance / tolerance**2) ** 2)
+    return flow + change

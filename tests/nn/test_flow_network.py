@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from msr.nn.flow import FlowNetwork, local_correlation
+from msr.nn.flow import FlowNetwork, local_correlation, steady_flow
 from msr.ops import flow_warp
 
 
@@ -86,3 +86,23 @@ def test_it_learns_the_sign_and_the_order_of_the_components() -> None:
         optimizer.step()
     flow = network(target, source).detach()[0, :, 4:-4, 4:-4]
     assert flow.mean(dim=(1, 2)).tolist() == pytest.approx([1.0, -1.0], abs=0.4)
+
+
+def test_steady_flow_takes_the_camera_s_motion_and_leaves_what_moves_by_itself() -> None:
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(56.0), indexing="ij")
+    truth = torch.stack([1.5 + 0.01 * x - 0.02 * y, -2.0 + 0.02 * x + 0.01 * y])[None]
+    flow = truth + 0.3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    flow[..., 10:22, 12:28] += 6.0  # an object with a motion of its own
+    steady = steady_flow(flow)
+    object_ = torch.zeros(40, 56, dtype=torch.bool)
+    object_[10:22, 12:28] = True
+    before, after = ((f - truth).norm(dim=1)[0] for f in (flow, steady))
+    assert after[~object_].mean() < 0.25 * before[~object_].mean()
+    assert torch.allclose(steady[..., object_], flow[..., object_], atol=0.01)
+
+
+def test_steady_flow_keeps_the_gradient_and_pictures_of_one_pixel() -> None:
+    flow = torch.randn(2, 2, 8, 9, requires_grad=True)
+    steady_flow(flow).sum().backward()
+    assert torch.equal(flow.grad, torch.ones_like(flow))
+    assert torch.equal(steady_flow(torch.ones(1, 2, 1, 5)), torch.ones(1, 2, 1, 5))
