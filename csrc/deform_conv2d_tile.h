@@ -61,7 +61,10 @@ inline __m512 pick(__m512 values, __m512i which) { return _mm512_maskz_permuteva
 template <typename T>
 inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, T* column) {
   using quad = typename Lanes<T>::quad;
-  const int64_t below = plan.row;
+  // Copies, as the compiler must assume that the stores below change what `at` points to.
+  const int* index = at.index;
+  const T *upper_row = at.upper, *lower_row = at.lower, *fractions = at.right;
+  const int64_t below = plan.row, count = plan.tile;
   int64_t p = 0;
 #if MSR_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
@@ -69,28 +72,28 @@ inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, 
     const __m512i first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i second = _mm512_set_epi32(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2);
     const __m512i each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    for (; p + 4 <= plan.tile; p += 4) {
-      const T* a = plane + at.index[p];
-      const T* b = plane + at.index[p + 1];
-      const T* c = plane + at.index[p + 2];
-      const T* d = plane + at.index[p + 3];
-      const __m512 upper = spread(at.upper + p), lower = spread(at.lower + p);
+    for (; p + 4 <= count; p += 4) {
+      const T* a = plane + index[p];
+      const T* b = plane + index[p + 1];
+      const T* c = plane + index[p + 2];
+      const T* d = plane + index[p + 3];
+      const __m512 upper = spread(upper_row + p), lower = spread(lower_row + p);
       __m512 ab = _mm512_mul_ps(join(a, b), pick(upper, first));
       __m512 cd = _mm512_mul_ps(join(c, d), pick(upper, second));
       ab = _mm512_fmadd_ps(join(a + below, b + below), pick(lower, first), ab);
       cd = _mm512_fmadd_ps(join(c + below, d + below), pick(lower, second), cd);
       const __m512 left = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0x88), right = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0xDD);
-      const __m512 fraction = pick(spread(at.right + p), each);
+      const __m512 fraction = pick(spread(fractions + p), each);
       _mm512_storeu_ps(column + 4 * p, _mm512_fmadd_ps(_mm512_sub_ps(right, left), fraction, left));
     }
   }
 #endif
-  for (; p < plan.tile; ++p) {
-    const T* corner = plane + at.index[p];
+  for (; p < count; ++p) {
+    const T* corner = plane + index[p];
     const quad *top = reinterpret_cast<const quad*>(corner), *bottom = reinterpret_cast<const quad*>(corner + below);
-    const quad left = top[0] * at.upper[p] + bottom[0] * at.lower[p];
-    const quad right = top[1] * at.upper[p] + bottom[1] * at.lower[p];
-    *reinterpret_cast<quad*>(column + 4 * p) = left + (right - left) * at.right[p];
+    const quad left = top[0] * upper_row[p] + bottom[0] * lower_row[p];
+    const quad right = top[1] * upper_row[p] + bottom[1] * lower_row[p];
+    *reinterpret_cast<quad*>(column + 4 * p) = left + (right - left) * fractions[p];
   }
 }
 

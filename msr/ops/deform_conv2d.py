@@ -176,7 +176,7 @@ def deform_conv2d_backward_reference(
         return _forward(input, offset, weight, bias, mask, stride, padding, dilation)
 
     with torch.autocast(input.device.type, enabled=False):
-        _, backward = torch.func.vjp(forward, *tensors)
+        _, backward, *_ = torch.func.vjp(forward, *tensors)
         grads = [g.contiguous() for g in backward(grad)]
     if mask is None:
         grads.append(offset.new_empty(0))

@@ -15,6 +15,7 @@ from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.image import Written
+from msr.pipelines.memory import release_freed_memory
 from msr.pipelines.pixels import Image, Layout, describe, pack, unpack
 from msr.pipelines.progress import progress_bar
 from msr.pipelines.tiling import Tiles, choose_tile, plan_tiles
@@ -164,7 +165,10 @@ class _Stream:
             future = [waiting[min(i, len(waiting) - 1)][0] for i in range(1, ahead + 1)]
             enlarged = self._tiles.join(self._one(rgb, future), self._chosen.scale)
             waiting.popleft()
-            return pack(enlarged, alpha, layout)
+            result = pack(enlarged, alpha, layout)
+        # Less often lets the heap grow from frame to frame.
+        release_freed_memory()
+        return result
 
     def _one(self, rgb: Tensor, future: list[Tensor]) -> Callable[[int], Tensor]:
         tiles, module, states = self._tiles, self._chosen.module, self._states

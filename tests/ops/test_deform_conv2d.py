@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.contract import OpContract, Sample, assert_close
 from torch import Tensor
 
 from msr.ops import deform_conv2d, deform_conv2d_reference
+from ops.contract import OpContract, Sample, assert_close
 
 
 def pair(value: Any) -> tuple[int, int]:
