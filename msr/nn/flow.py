@@ -176,11 +176,13 @@ def steady_flow(flow: Tensor, tolerance: float = 0.75) -> Tensor:
         b = flow.float().permute(0, 2, 3, 1)[:, *every].flatten(1, 2)
         ridge = 1e-6 * torch.eye(3, device=flow.device)
         weight = torch.ones_like(b[..., :1])
-        for _ in range(10):
+        for step in range(10):
+            # From forgiving to strict: the first fits are drawn aside by what moves by itself.
+            scale = tolerance * max(1.0, 4.0 * 0.7**step)
             weighted = (a * weight / weight.sum(dim=1, keepdim=True)).transpose(1, 2)
             motion = torch.linalg.solve(weighted @ a + ridge, weighted @ b)  # (B, 3, 2)
             distance = (a @ motion - b).square().sum(dim=2, keepdim=True)
-            weight = 1.0 / (distance / tolerance**2 + 0.02) ** 2
+            weight = 1.0 / (1.0 + distance / scale**2) ** 2
         fit = (place.reshape(1, -1, 3) @ motion).unflatten(1, (height, width)).permute(0, 3, 1, 2)
         distance = (fit - flow).square().sum(dim=1, keepdim=True)
         change = (fit - flow) / (1.0 + (distance / tolerance**2) ** 2)

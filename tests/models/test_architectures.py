@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.models import ARCHITECTURES, BurstModel, ImageModel, VideoModel, build_model
+from msr.nn.flow import steady_flow
 from msr.nn.resize import resize
 
 SMALL: dict[str, Any] = {"channels": 8, "blocks": 1}
@@ -129,7 +130,7 @@ def test_burst_running_softmax_is_the_softmax_over_all_frames(strength: float) -
         model.score.weight.mul_(strength)  # scores whose exponential overflows unless the highest is taken off
         base, zero = frames[:, 0], torch.zeros(1, 1, 2, 6, 5)
         features = model._encode(base)
-        flows = torch.cat([zero, model.flows(frames)], dim=1)
+        flows = torch.cat([zero, steady_flow(model.flows(frames)[0])[None]], dim=1)
         said = [model._value(frames[:, i], base, model.encoder(features), flows[:, i]) for i in range(4)]
         weights = torch.softmax(torch.stack([score for _, score in said]), dim=0)
         mean = (torch.stack([value for value, _ in said]) * weights).sum(dim=0)
