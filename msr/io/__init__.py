@@ -1,5 +1,8 @@
 """The only place that knows codecs and containers: pictures, clips and RAW photos."""
 
+from msr.io.assemble import assemble
+from msr.io.encoding import EncoderSettings, output_format
+from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
 from msr.io.frames import FolderReader, FolderWriter, image_files
 from msr.io.image import (
     IMAGE_SUFFIXES,
@@ -13,7 +16,9 @@ from msr.io.image import (
 )
 from msr.io.output import check_output, whole
 from msr.io.raw import RAW_SUFFIXES, is_raw, read_raw
-from msr.io.video import ClipFormat, Frame, VideoReader
+from msr.io.segment import SegmentWriter
+from msr.io.streams import check_container
+from msr.io.video import VideoReader
 from msr.io.video_writer import VIDEO_SUFFIXES, VideoWriter, check_video_suffix
 
 __all__ = [
@@ -22,12 +27,19 @@ __all__ = [
     "RAW_SUFFIXES",
     "VIDEO_SUFFIXES",
     "ClipFormat",
+    "EncoderSettings",
     "FolderReader",
     "FolderWriter",
     "Frame",
+    "LightLevel",
+    "Mastering",
     "Picture",
+    "PixelFormat",
+    "SegmentWriter",
     "VideoReader",
     "VideoWriter",
+    "assemble",
+    "check_container",
     "check_file",
     "check_format",
     "check_output",
@@ -35,8 +47,11 @@ __all__ = [
     "convert_depth",
     "image_files",
     "is_raw",
+    "output_format",
+    "planar_format",
     "read_image",
     "read_raw",
+    "upright",
     "whole",
     "write_image",
 ]

@@ -12,10 +12,10 @@ from types import TracebackType
 import numpy as np
 
 from msr.errors import InputError
-from msr.io.image import IMAGE_SUFFIXES, read_image, write_image
+from msr.io.format import ClipFormat, Frame, planar_format
+from msr.io.image import IMAGE_SUFFIXES, convert_depth, read_image, write_image
 from msr.io.output import whole
 from msr.io.raw import RAW_SUFFIXES
-from msr.io.video import ClipFormat, Frame
 
 
 def image_files(folder: Path, raw: bool = False) -> list[Path]:
@@ -71,7 +71,9 @@ class FolderReader:
         first = read_image(self._files[0]).pixels
         rate = Fraction(25)
         height, width = first.shape[:2]
-        self.format = ClipFormat(width, height, rate, 1 / rate, deep=first.dtype != np.uint8)
+        self.format = ClipFormat(
+            width, height, rate, 1 / rate, planar_format("rgb24" if first.dtype == np.uint8 else "rgb48le")
+        )
 
     def __enter__(self) -> FolderReader:
         return self
@@ -84,7 +86,9 @@ class FolderReader:
         for index, file in enumerate(self._files):
             pixels = read_image(file).pixels
             rgb = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3]
-            yield Frame(np.ascontiguousarray(rgb), index, 1)
+            deep = self.format.pixels.bits > 8
+            rgb = convert_depth(rgb, "uint16" if deep else "uint8")
+            yield Frame(tuple(np.ascontiguousarray(rgb[..., i]) for i in range(3)), index, 1, self.format)
 
 
 class FolderWriter:

@@ -1,87 +1,78 @@
-"""Clips read frame by frame with PyAV."""
+"""Clips read frame by frame with PyAV: planes of code values with their times."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange
 
 from msr.errors import InputError, WorkError
+from msr.io.described import chroma_location, reason, set_aside, side_data
+from msr.io.format import UNSPECIFIED, ClipFormat, Frame, PixelFormat, planar_format, read_light_level, read_mastering
 from msr.io.image import MAX_PIXELS, check_file
+from msr.io.planes import is_full_range, read_planes
 
-SWSCALE = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
+__all__ = ["ClipFormat", "Frame", "PixelFormat", "VideoReader"]
 
-#: AVColorSpace values (ITU-T H.273 matrix coefficients) to the names of swscale.
-MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601,
-             7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}  # fmt: skip
-UNSPECIFIED = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipFormat:
-    """What a written clip takes over from its source: size before enlargement, timing, colour tags, depth.
-
-    ``width`` and ``height`` are those of the upright frames; ``matrix``, ``primaries`` and ``transfer`` are code points
-    of ITU-T H.273 (2: unspecified).
-    """
-
-    width: int
-    height: int
-    rate: Fraction
-    time_base: Fraction
-    matrix: int = UNSPECIFIED
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-    full_range: bool = False
-    aspect: Fraction | None = None
-    deep: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """One decoded frame: ``pixels (H, W, 3)`` RGB, uint8 (uint16 of a deep clip), with its time in time base units."""
-
-    pixels: np.ndarray
-    pts: int
-    duration: int
+#: Times beyond this are nonsense; it leaves room to add and to rescale them.
+_LATEST = 1 << 60
 
 
 class VideoReader:
-    """Read a clip frame by frame as upright RGB, in constant memory.
+    """Read a clip frame by frame as planes of its own code values, in constant memory.
 
-    Colours are converted with the stream's own matrix and range; where a stream names no matrix, BT.709 is assumed from
-    720 rows on and BT.601 below. A display rotation in multiples of 90 degrees is applied.
+    Nothing is converted: planes have the clip's own depth, subsampling, range and matrix, and lie as stored
+    (``format.turns`` says how to set them upright). Packed and semi-planar formats are taken apart without loss.
+    A moving-picture stream comes before a cover picture.
 
     Args:
         path: any clip that FFmpeg reads.
+        start: where to begin, in seconds after the first frame.
+        duration: seconds to read; None: to the end.
+        deinterlace: whether interlaced frames are deinterlaced (FFmpeg's bwdif, one frame for each); else refused.
+        keep_going: whether damaged places are passed over (and counted in ``damaged``) instead of an error.
 
     Attributes:
-        format: what a written clip takes over.
-        frames: the number of frames as far as the file tells, or None.
+        format: all that is not a picture, a time or another stream.
+        frames: the number of frames from ``start`` as far as the file tells, or None.
         audio: codec names of the audio streams.
+        left_out: what of the video itself cannot be carried on, as sentences.
+        damaged: how many damaged places were passed over so far.
 
     Raises:
-        InputError: missing, empty or not a clip.
+        InputError: missing, empty or not a clip; interlaced; ``start`` beyond the end.
         WorkError: the clip is truncated or damaged (on opening where its index tells, else while reading).
 
     Example:
         >>> with VideoReader("clip.mp4") as clip:     # doctest: +SKIP
         ...     for frame in clip:
-        ...         print(frame.pixels.shape, frame.pts)
+        ...         print(frame.planes[0].shape, frame.pts * clip.format.time_base)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        start: float = 0,
+        duration: float | None = None,
+        deinterlace: bool = False,
+        keep_going: bool = False,
+    ) -> None:
         self.path = Path(path)
+        check_range(start, duration)
         check_file(self.path)
+        self._range = Fraction(start), None if duration is None else Fraction(duration)
+        self._deinterlace = deinterlace
+        self._keep_going = keep_going
+        self.damaged = 0
         try:
-            self._container = av.open(str(self.path))
+            # Text that is not UTF-8 must not keep anyone from the pictures.
+            self._container = av.open(str(self.path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(f"{self.path} is not a clip that can be read, or is truncated ({reason(error)})") from None
         try:
@@ -91,45 +82,57 @@ class VideoReader:
             raise
 
     def _open(self) -> None:
-        if not self._container.streams.video:
-            raise InputError(f"{self.path} holds no video")
-        stream = self._stream = self._container.streams.video[0]
+        stream = self._stream = main_video(self._container, self.path)
         context = stream.codec_context
-        if stream.codec_context is None or not context.width or not context.height:
-            raise InputError(f"{self.path} is damaged: its video has no size")
+        if context is None or not context.width or not context.height:
+            raise InputError(f"{self.path} is damaged: its video has no size, or a codec that cannot be read")
         if context.width * context.height > MAX_PIXELS:
             raise InputError(
                 f"{self.path} declares {context.width}x{context.height} pixels; at most {MAX_PIXELS:,} are read"
             )
         size = self.path.stat().st_size
-        if any(entry.pos + entry.size > size for entry in stream.index_entries):
+        if not self._keep_going and any(entry.pos + entry.size > size for entry in stream.index_entries):
             raise WorkError(f"{self.path} is truncated: its index points beyond the end of the file")
         stream.thread_type = "AUTO"
-        rate = stream.guessed_rate or stream.average_rate or Fraction(25)
-        base = stream.time_base or 1 / rate
-        length = self._declared_length()
-        self.frames: int | None = stream.frames or (round(length * rate) if length else None)
-        self.audio = [audio.codec_context.name for audio in self._container.streams.audio]
-        self._iterator = self._decode(rate, base)
-        first = next(self._iterator, None)
+        rate = stream.guessed_rate or stream.average_rate
+        self._rate = rate if rate and rate > 0 else Fraction(25)
+        base = stream.time_base
+        self._unit = base if base and base > 0 else 1 / self._rate
+        # MP4 counts in 32 bits: at finer steps than microseconds a still picture of seconds would not fit.
+        self._base = self._unit if self._unit.denominator <= 1_000_000 else Fraction(1, 1_000_000)
+        self._length = self._declared_length()
+        self.audio = [audio.codec_context.name for audio in self._container.streams.audio if audio.codec_context]
+        self._decoded = self._wanted()
+        first = next(self._decoded, None)
+        if first is None and self._range[0]:
+            raise InputError(f"{self.path} has no frame from {float(self._range[0]):g} s on")
         if first is None:
             raise WorkError(f"{self.path} is truncated or damaged: no frame of it can be decoded")
-        decoded, frame = first
-        self._first: Frame | None = frame
-        aspect = context.sample_aspect_ratio
-        if aspect and decoded.rotation % 180:
-            aspect = 1 / aspect
-        self.format = ClipFormat(
-            width=frame.pixels.shape[1],
-            height=frame.pixels.shape[0],
-            rate=rate,
-            time_base=base,
-            matrix=int(decoded.colorspace) if int(decoded.colorspace) in MATRICES else UNSPECIFIED,
-            primaries=int(decoded.color_primaries),
-            transfer=int(decoded.color_trc),
-            full_range=int(decoded.color_range) == ColorRange.JPEG,
-            aspect=aspect if aspect and aspect != 1 else None,
-            deep=frame.pixels.dtype == np.uint16,
+        self._first: tuple[av.VideoFrame, int, int] | None = first
+        self.format = self._describe(first[0])
+        self.left_out = set_aside(first[0])
+        self.frames = self._expected_frames()
+
+    def _describe(self, frame: av.VideoFrame) -> ClipFormat:
+        aspect = self._stream.sample_aspect_ratio
+        sides = side_data(frame)
+        turned = _matrix(sides.get("DISPLAYMATRIX", b""), frame.rotation)
+        matrix = int(frame.colorspace)
+        return ClipFormat(
+            width=frame.width,
+            height=frame.height,
+            rate=self._rate,
+            time_base=self._base,
+            pixels=planar_format(frame.format.name),
+            matrix=matrix if matrix != 3 else UNSPECIFIED,  # 3 is reserved
+            primaries=int(frame.color_primaries) or UNSPECIFIED,
+            transfer=int(frame.color_trc) or UNSPECIFIED,
+            full_range=is_full_range(frame) and int(frame.color_range) != ColorRange.MPEG,
+            chroma_location=chroma_location(self._container, self._stream),
+            aspect=aspect if aspect and aspect != 1 and Fraction(1, 100) < aspect < 100 else None,
+            display_matrix=turned,
+            mastering=read_mastering(sides.get("MASTERING_DISPLAY_METADATA", b"")),
+            light_level=read_light_level(sides.get("CONTENT_LIGHT_LEVEL", b"")),
         )
 
     def __enter__(self) -> VideoReader:
@@ -144,11 +147,25 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in the order of display, once."""
+        while (item := self._next()) is not None:
+            decoded, pts, duration = item
+            yield Frame(read_planes(decoded, self.format.pixels), pts, duration, self.format)
+
+    def skip(self, count: int) -> None:
+        """Pass over frames as if they had been read; they are decoded, so that what follows is the same.
+
+        Raises:
+            WorkError: as when reading, or when there are fewer.
+        """
+        for index in range(count):
+            if self._next() is None:
+                raise WorkError(f"{self.path} has only {index} frames, expected at least {count}")
+
+    def _next(self) -> tuple[av.VideoFrame, int, int] | None:
         if self._first is not None:
             first, self._first = self._first, None
-            yield first
-        for _, frame in self._iterator:
-            yield frame
+            return first
+        return next(self._decoded, None)
 
     def _declared_length(self) -> Fraction | None:
         """Seconds that the file says the video lasts; Matroska says it in a tag of the stream."""
@@ -157,60 +174,169 @@ class VideoReader:
             try:
                 hours, minutes, seconds = stream.metadata["DURATION"].split(":")
                 return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds[:9])
-            except ValueError:
+            except (ValueError, ZeroDivisionError):
                 return None
-        if stream.duration and stream.time_base:
-            return stream.duration * stream.time_base
+        if stream.duration and stream.duration > 0:
+            return stream.duration * self._unit
         return None
 
-    def _decode(self, rate: Fraction, base: Fraction) -> Iterator[tuple[av.VideoFrame, Frame]]:
-        step = max(1, round(1 / (rate * base)))
-        size: tuple[int, int] | None = None
+    def _expected_frames(self) -> int | None:
+        start, duration = self._range
+        total = self._stream.frames or (round(self._length * self._rate) if self._length else 0)
+        if total <= 0:
+            return None
+        if not start and duration is None:
+            return total
+        length = self._length or total / self._rate
+        share = min(length - start, duration if duration is not None else length) / length
+        return max(1, math.ceil(total * share))
+
+    def _wanted(self) -> Iterator[tuple[av.VideoFrame, int, int]]:
+        """The frames that begin within the wanted range; all before it are decoded, which is slow but exact."""
+        start, duration = self._range
+        first: int | None = None
+        for item in self._timed():
+            first = item[1] if first is None else first
+            after = (item[1] - first) * self._base
+            if duration is not None and after >= start + duration:
+                return
+            if after >= start:
+                yield item
+
+    def _timed(self) -> Iterator[tuple[av.VideoFrame, int, int]]:
+        """All frames with a time that increases; each is shown until the next."""
+        step = max(1, round(1 / (self._rate * self._base)))
         start: int | None = None
-        last = end = count = 0
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_corrupt:
-                    raise WorkError(f"{self.path} is truncated or damaged at frame {count}")
-                for decoded in packet.decode():
-                    if size not in (None, (decoded.width, decoded.height)):
-                        now, first = f"{decoded.width}x{decoded.height}", f"{size[0]}x{size[1]}" if size else ""
-                        raise InputError(f"{self.path}: frame {count} is {now}, expected {first}")
-                    size = decoded.width, decoded.height
-                    # A raw stream has no times, a damaged one repeats them: such frames follow at the frame rate.
-                    pts = decoded.pts if decoded.pts is not None else end
-                    if start is not None and pts <= last:
-                        pts = end
-                    start = pts if start is None else start
-                    last, end = pts, pts + (decoded.duration or step)
-                    yield decoded, Frame(_to_rgb(decoded), pts, decoded.duration or step)
-                    count += 1
-        except (av.error.FFmpegError, ValueError) as error:
-            raise WorkError(f"{self.path} is truncated or damaged at frame {count} ({reason(error)})") from None
-        length = self._declared_length()
-        if start is None or length is None:
+        waiting: tuple[av.VideoFrame, int] | None = None
+        end = 0
+        for decoded in self._progressive():
+            # A raw stream has no times, a damaged one repeats them: such frames follow at the frame rate.
+            pts = self._ticks(decoded.pts)
+            if pts is None or (waiting is not None and pts <= waiting[1]):
+                pts = end
+            if waiting is not None:
+                yield *waiting, pts - waiting[1]
+            waiting = decoded, pts
+            start = pts if start is None else start
+            # What files say of the length of a frame is right for all frames only where all are equal.
+            end = pts + max(1, self._ticks(decoded.duration) or step)
+        if waiting is not None:
+            yield *waiting, end - waiting[1]
+        if start is None or self._length is None or self._keep_going:
             return
         # Two frames of slack: containers round times and guess the length of the last frame.
-        if (end - min(start, 0)) * base < length - max(2 / rate, length / 100):
-            raise WorkError(f"{self.path} is truncated: it ends after {float(end * base):.2f} of {float(length):.2f} s")
+        length = self._length
+        if (end - min(start, 0)) * self._base < length - max(2 / self._rate, length / 100):
+            seconds = float(end * self._base), float(length)
+            raise WorkError(f"{self.path} is truncated: it ends after {seconds[0]:.2f} of {seconds[1]:.2f} s")
+
+    def _ticks(self, value: int | None) -> int | None:
+        """A time of the file in units of ``format.time_base``; None where it is missing or nonsense."""
+        if value is None or abs(value) > _LATEST:
+            return None
+        return value if self._unit == self._base else round(value * self._unit / self._base)
+
+    def _progressive(self) -> Iterator[av.VideoFrame]:
+        """The frames, none of them interlaced."""
+        if not self._deinterlace:
+            for index, decoded in enumerate(self._all()):
+                if decoded.interlaced_frame:
+                    raise InputError(f"{self.path} is interlaced (frame {index}); it must be deinterlaced first")
+                yield decoded
+            return
+        filtering: av.filter.Graph | None = None
+        waiting: deque[tuple[int | None, int]] = deque()
+        for decoded in self._all():
+            if filtering is None:
+                filtering = _deinterlacer(decoded, self._unit)
+            waiting.append((decoded.pts, decoded.duration))
+            filtering.vpush(decoded)
+            yield from _pull(filtering, waiting)
+        if filtering is not None:
+            filtering.vpush(None)
+            yield from _pull(filtering, waiting)
+
+    def _all(self) -> Iterator[av.VideoFrame]:
+        """All frames as decoded, of one size and format."""
+        size: tuple[int, int, str] | None = None
+        count = 0
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.is_corrupt and not self._passed_over():
+                    raise WorkError(f"{self.path} is truncated or damaged at frame {count}")
+                for decoded in self._decode(packet):
+                    if decoded.is_corrupt and not self._passed_over():
+                        raise WorkError(f"{self.path} is damaged at frame {count}")
+                    now = decoded.width, decoded.height, planar_format(decoded.format.name).name
+                    if size is not None and size != now:
+                        raise InputError(
+                            f"{self.path}: frame {count} is {_said(now, size)}, expected {_said(size, now)}"
+                        )
+                    size = now
+                    yield decoded
+                    count += 1
+        except (av.error.FFmpegError, ValueError) as error:
+            if not self._passed_over():
+                raise WorkError(f"{self.path} is truncated or damaged at frame {count} ({reason(error)})") from None
+
+    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.error.FFmpegError:
+            if not self._passed_over():
+                raise
+            return []
+
+    def _passed_over(self) -> bool:
+        self.damaged += self._keep_going
+        return self._keep_going
 
 
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    matrix = MATRICES.get(int(frame.colorspace), Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601)
-    # The yuvj formats are full range by name and may carry no tag.
-    full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj") or frame.format.is_rgb
-    deep = any(component.bits > 8 for component in frame.format.components)
-    rgb = frame.reformat(
-        format="rgb48le" if deep else "rgb24",
-        src_colorspace=matrix,
-        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-        interpolation=SWSCALE,
-    ).to_ndarray()
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+def main_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first video stream that is not a cover picture; ``InputError`` where there is no video."""
+    streams = container.streams.video
+    if not streams:
+        raise InputError(f"{path} holds no video")
+    moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
+    return (moving or list(streams))[0]
 
 
-def reason(error: BaseException) -> str:
-    """FFmpeg's or the system's words without number, file and function."""
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
+def check_range(start: float, duration: float | None) -> None:
+    """Raise ``InputError`` unless a range of seconds makes sense."""
+    if not math.isfinite(start) or start < 0:
+        raise InputError(f"the start is {start}; a number of seconds from 0 on is expected")
+    if duration is not None and (not math.isfinite(duration) or duration <= 0):
+        raise InputError(f"the duration is {duration}; a number of seconds above 0 is expected")
+
+
+def _said(size: tuple[int, int, str], other: tuple[int, int, str]) -> str:
+    return f"{size[0]}x{size[1]}" + (f" {size[2]}" if size[2] != other[2] else "")
+
+
+def _matrix(data: bytes, rotation: int) -> tuple[int, ...] | None:
+    """A display matrix that is not the identity; of the rotation alone where there is no more to be had."""
+    values = tuple(memoryview(data[:36]).cast("i")) if len(data) >= 36 else ()
+    if not values and rotation % 360:
+        cosine, sine = ((65536, 0), (0, 65536), (-65536, 0), (0, -65536))[round(rotation / 90) % 4]
+        values = (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
+    return values if values and values[:5] != (65536, 0, 0, 0, 65536) else None
+
+
+def _deinterlacer(frame: av.VideoFrame, base: Fraction) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pull(graph: av.filter.Graph, waiting: deque[tuple[int | None, int]]) -> Iterator[av.VideoFrame]:
+    """What the filter has ready, with the times that went in: it counts in half units."""
+    while waiting:
+        try:
+            frame = graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        frame.pts, duration = waiting.popleft()
+        frame.duration = duration
+        yield frame

@@ -13,8 +13,11 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from msr.errors import InputError, WorkError
+from msr.io.described import reason
+from msr.io.format import UNSPECIFIED, ClipFormat
 from msr.io.output import whole
-from msr.io.video import MATRICES, SWSCALE, UNSPECIFIED, ClipFormat, reason
+from msr.io.planes import SWSCALE
+from msr.io.planes import SWSCALE_MATRICES as MATRICES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
@@ -71,7 +74,7 @@ class VideoWriter:
         stream.options = {"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4"} if webm else {"crf": "17"}
         stream.width, stream.height = width, height
         sampling = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-        stream.pix_fmt = sampling + ("10le" if source.deep else "")
+        stream.pix_fmt = sampling + ("10le" if (source.pixels.bits > 8) else "")
         stream.time_base = source.time_base
         context = stream.codec_context
         context.time_base = source.time_base

@@ -10,7 +10,7 @@ import pytest
 from made import RATE, clip, picture
 
 from msr.errors import InputError, WorkError
-from msr.io import ClipFormat, FolderReader, FolderWriter, VideoReader, VideoWriter, write_image
+from msr.io import ClipFormat, FolderReader, FolderWriter, VideoReader, VideoWriter, planar_format, write_image
 
 
 def copy(source: Path, target: Path) -> None:
@@ -101,7 +101,7 @@ def test_colours_and_their_tags_survive(tmp_path: Path, matrix: int, full: bool)
         assert np.abs(next(iter(reader)).pixels.astype(int) - flat).max() <= 4
 
 
-def test_a_display_rotation_is_applied(tmp_path: Path) -> None:
+def test_a_display_rotation_is_known_and_not_applied(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", 2)
     data = path.read_bytes()
     # The matrix of the track header (ISO/IEC 14496-12): a quarter turn clockwise.
@@ -110,14 +110,15 @@ def test_a_display_rotation_is_applied(tmp_path: Path) -> None:
     turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 48 * 0x10000, 0, 0x40000000)
     path.write_bytes(data[:at] + turned + data[at + 36 :])
     with VideoReader(path) as reader:
-        assert (reader.format.width, reader.format.height) == (48, 64)
+        assert (reader.format.width, reader.format.height) == (64, 48)
+        assert (reader.format.upright_size, reader.format.turns, reader.format.mirrored) == ((48, 64), 3, False)
         pixels = next(iter(reader)).pixels
     assert np.abs(pixels.astype(int) - np.rot90(picture(), -1)).mean() < 4
 
 
 def test_ten_bits_stay_ten_bits(tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.linspace(0, 65535, 256).astype(np.uint16)[None, :, None], (48, 256, 3))
-    source = ClipFormat(256, 48, Fraction(25), Fraction(1, 25), deep=True)
+    source = ClipFormat(256, 48, Fraction(25), Fraction(1, 25), pixels=planar_format("yuv420p10le"))
     with VideoWriter(tmp_path / "a.mkv", source, 256, 48) as out:
         out.write(ramp, 0, 1)
     copy(tmp_path / "a.mkv", tmp_path / "b.mkv")

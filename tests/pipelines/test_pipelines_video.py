@@ -13,7 +13,7 @@ from pipelines.networks import Convolutions, Running, Weighted, stirred
 
 import msr
 from msr.errors import InputError, WorkError
-from msr.io import ClipFormat, VideoWriter, convert_depth, read_image, write_image
+from msr.io import ClipFormat, VideoWriter, convert_depth, planar_format, read_image, write_image
 
 FRAMES = [np.roll(picture(), 2 * i, 1) for i in range(5)]
 
@@ -142,7 +142,7 @@ def test_a_folder_of_frames_in_and_out(tmp_path: Path) -> None:
 
 
 def test_ten_bits_and_uneven_times_go_through(tmp_path: Path) -> None:
-    source = ClipFormat(64, 48, Fraction(30), Fraction(1, 3000), matrix=1, deep=True)
+    source = ClipFormat(64, 48, Fraction(30), Fraction(1, 3000), planar_format("yuv420p10le"), matrix=1)
     shown = [0, 300, 400, 1000]
     with VideoWriter(tmp_path / "a.mkv", source, 64, 48) as out:
         for pts in shown:

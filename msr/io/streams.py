@@ -1,0 +1,160 @@
+"""Which streams of a source go into a container packet for packet, which cannot, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Discard, Disposition
+
+from msr.errors import InputError
+from msr.io.described import reason
+from msr.io.encoding import CONTAINERS
+from msr.io.video import main_video
+
+#: Tags that a muxer writes anew or that describe the old coding of the video.
+_OWN = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
+
+#: What the user data of MP4 and QuickTime has names for; anything else goes into its list of keys and values.
+_ITUNES = {
+    "title", "author", "artist", "album_artist", "album", "composer", "date", "comment", "genre", "copyright",
+    "grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc",
+    "creation_time", "compilation", "location",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Copied:
+    """The streams to copy (indices in the source), and sentences on what cannot go along."""
+
+    streams: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def check_container(source: Path | None, suffix: str) -> list[str]:
+    """Refuse a container that cannot hold the streams of a source, before any work is done for it.
+
+    Each stream is tried in the muxer itself. Audio, subtitles and attachments that do not fit are an error. Data tracks
+    that FFmpeg cannot write (of some cameras) are left out and said.
+
+    Args:
+        source: the clip whose streams go along; None: there are none.
+        suffix: ``".mp4"``, ``".mov"``, ``".mkv"`` or ``".webm"``.
+
+    Returns:
+        Sentences on what is left out.
+
+    Raises:
+        InputError: an unknown suffix, or the streams that do not fit by name.
+
+    Example:
+        >>> check_container(None, ".mp4")
+        []
+    """
+    if suffix.lower() not in CONTAINERS:
+        raise InputError(f"{suffix or 'no suffix'} is no container that msr writes: {', '.join(CONTAINERS)}")
+    if source is None:
+        return []
+    with open_source(source) as container:
+        return list(choose_streams(container, source, suffix.lower()).notes)
+
+
+def open_source(path: Path) -> av.container.InputContainer:
+    """Open a clip for copying; ``InputError`` where FFmpeg cannot."""
+    try:
+        return av.open(str(path), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a clip that can be read, or is truncated ({reason(error)})") from None
+
+
+def choose_streams(container: av.container.InputContainer, source: Path, suffix: str) -> Copied:
+    """Sort the streams beside the main video into those that fit and those that do not."""
+    main = main_video(container, source) if container.streams.video else None
+    fitting: list[int] = []
+    notes: list[str] = []
+    wrong: list[str] = []
+    for stream in container.streams:
+        if main is not None and stream.index == main.index:
+            continue
+        if belongs_to_chapters(stream, container) or is_timecode(stream):
+            continue
+        if fits(stream, suffix):
+            fitting.append(stream.index)
+        elif stream.type in ("data", "unknown"):
+            notes.append(f"{suffix} cannot hold the data of stream {stream.index} ({kind(stream)}); it is left out")
+        else:
+            wrong.append(f"the {kind(stream)} (stream {stream.index})")
+    if wrong:
+        other = "choose .mkv" if suffix != ".mkv" else "choose .mov"
+        raise InputError(f"{suffix} cannot hold {' and '.join(wrong)} of {source}; {other}")
+    return Copied(tuple(fitting), tuple(notes))
+
+
+def fits(stream: Any, suffix: str) -> bool:
+    """Whether a container's muxer takes a stream: a header with nothing else in it is written to memory."""
+    try:
+        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as trial:
+            add_copy(trial, stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def add_copy(target: av.container.OutputContainer, stream: Any) -> Any:
+    """Add a stream to a container as it is, with its tags and its role."""
+    if stream.type == "attachment":
+        return target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+    copy = target.add_stream_from_template(stream, opaque=True)
+    copy.disposition = stream.disposition
+    copy.metadata.update(kept_tags(stream.metadata))
+    return copy
+
+
+def kept_tags(tags: dict[str, str], video: bool = False) -> dict[str, str]:
+    """The tags of a file or stream that are not the muxer's own; of video, none that measure its old coding."""
+    kept: dict[str, str] = {}
+    for key, value in tags.items():
+        if key.lower() in _OWN or key.startswith("_STATISTICS"):
+            continue
+        if video and key.split("-")[0] in ("BPS", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES"):
+            continue
+        # Matroska gives back what it has no name for in capitals; QuickTime calls the title of a track its name,
+        # and repeats the location once for its language.
+        if key == "name":
+            kept.setdefault("title", value)
+        elif key in ("TIMECODE", "LOCATION"):
+            kept[key.lower()] = value
+        elif not (key.startswith("location-") and "location" in tags):
+            kept[key] = value
+    return kept
+
+
+def own_keys(tags: Iterable[str]) -> bool:
+    """Whether MP4 needs its list of keys for these tags."""
+    return any(key.lower() not in _ITUNES for key in tags)
+
+
+def is_timecode(stream: Any) -> bool:
+    """A QuickTime timecode track: the muxer makes it from the video's tag, and takes none."""
+    return stream.type == "data" and stream.name is None and "timecode" in stream.metadata
+
+
+def belongs_to_chapters(stream: Any, container: av.container.InputContainer) -> bool:
+    """The text track in which QuickTime keeps the names of chapters, which FFmpeg reads as chapters."""
+    return bool(stream.type == "data" and stream.discard == Discard.all and container.chapters())
+
+
+def is_cover(stream: Any) -> bool:
+    """A picture of the whole file, not a moving one."""
+    return bool(stream.type == "video" and stream.disposition & Disposition.attached_pic)
+
+
+def kind(stream: Any) -> str:
+    """A stream in words: codec and type."""
+    name = stream.codec_context.name if stream.codec_context is not None else getattr(stream, "name", None)
+    return f"{name or 'unknown'} {stream.type}"
