@@ -1,9 +1,10 @@
 """The only place that knows codecs and containers: pictures, clips and RAW photos."""
 
 from msr.io.assemble import assemble
+from msr.io.clip import ClipReader, open_clip
 from msr.io.encoding import EncoderSettings, output_format
 from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
-from msr.io.frames import FolderReader, FolderWriter, image_files
+from msr.io.frames import FolderReader, FolderWriter, image_files, is_pattern, join_folders
 from msr.io.image import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
@@ -20,6 +21,7 @@ from msr.io.segment import SegmentWriter
 from msr.io.streams import check_container
 from msr.io.video import VideoReader
 from msr.io.video_writer import VIDEO_SUFFIXES, VideoWriter, check_video_suffix
+from msr.io.y4m import Y4mReader, Y4mWriter
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -27,6 +29,7 @@ __all__ = [
     "RAW_SUFFIXES",
     "VIDEO_SUFFIXES",
     "ClipFormat",
+    "ClipReader",
     "EncoderSettings",
     "FolderReader",
     "FolderWriter",
@@ -38,6 +41,8 @@ __all__ = [
     "SegmentWriter",
     "VideoReader",
     "VideoWriter",
+    "Y4mReader",
+    "Y4mWriter",
     "assemble",
     "check_container",
     "check_file",
@@ -46,7 +51,10 @@ __all__ = [
     "check_video_suffix",
     "convert_depth",
     "image_files",
+    "is_pattern",
     "is_raw",
+    "join_folders",
+    "open_clip",
     "output_format",
     "planar_format",
     "read_image",

@@ -141,7 +141,7 @@ class ClipFormat:
         """The matrix to convert with: the tag; without one BT.709 from 720 rows on and BT.601 below, as players do."""
         if self.matrix in MATRICES:
             return self.matrix
-        if self.matrix == UNSPECIFIED:
+        if self.matrix in (0, UNSPECIFIED):  # 0 is RGB, of planes of Y, U and V a mistake
             return 1 if self.height >= 720 else 6
         return 9 if self.primaries == 9 else 1
 

@@ -1,21 +1,26 @@
-"""A folder of pictures read and written as a clip."""
+"""Pictures in a folder, or named by a pattern of numbers, read and written as a clip."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from msr.errors import InputError
-from msr.io.format import ClipFormat, Frame, planar_format
-from msr.io.image import IMAGE_SUFFIXES, convert_depth, read_image, write_image
+from msr.errors import InputError, WorkError
+from msr.io.format import ClipFormat, Frame, PixelFormat
+from msr.io.image import IMAGE_SUFFIXES, check_format, convert_depth, read_image, write_image
 from msr.io.output import whole
 from msr.io.raw import RAW_SUFFIXES
+
+#: One number as printf writes it: ``%d``, ``%5d`` is not among them, ``%05d`` is.
+_NUMBER = re.compile(r"%(0\d{1,2})?d")
 
 
 def image_files(folder: Path, raw: bool = False) -> list[Path]:
@@ -46,34 +51,100 @@ def image_files(folder: Path, raw: bool = False) -> list[Path]:
                                            for part in re.split(r"(\d+)", path.name)])  # fmt: skip
 
 
-class FolderReader:
-    """Read the pictures of a folder as the frames of a clip at 25 frames a second.
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for many pictures, as ``frames/%05d.png`` does.
+
+    Example:
+        >>> is_pattern(Path("frames/%05d.png")), is_pattern(Path("100%.png"))
+        (True, False)
+    """
+    return len(_NUMBER.findall(path.name)) == 1 and path.suffix.lower() in IMAGE_SUFFIXES and not path.exists()
+
+
+def pattern_files(pattern: Path) -> list[Path]:
+    """List the pictures that a pattern names, in the order of their numbers.
 
     Args:
-        path: the folder; gray pictures become RGB, alpha is left out.
+        pattern: a path with one ``%d`` or ``%05d`` in its name.
 
-    Attributes:
-        format: what a written clip takes over.
-        frames: the number of pictures.
+    Returns:
+        At least one path; the numbers may begin anywhere.
 
     Raises:
-        InputError: no pictures, or (while reading) one that is damaged.
+        InputError: none is there, or a number between is missing.
+
+    Example:
+        >>> pattern_files(Path("frames/%05d.png"))    # doctest: +SKIP
+        [PosixPath('frames/00001.png'), PosixPath('frames/00002.png')]
+    """
+    before, after = _NUMBER.split(pattern.name)[0], _NUMBER.split(pattern.name)[-1]
+    shape = re.compile(re.escape(before) + r"(\d{1,18})" + re.escape(after))
+    try:
+        names = [path.name for path in pattern.parent.iterdir()]
+    except OSError as error:
+        raise InputError(f"cannot read {pattern.parent}: {error.strerror or error}") from None
+    numbers = sorted(
+        int(found[1])
+        for name in names
+        if (found := shape.fullmatch(name)) and _numbered(pattern, int(found[1])) == name
+    )
+    if not numbers:
+        raise InputError(f"there are no pictures {pattern}")
+    for number, expected in zip(numbers, range(numbers[0], numbers[0] + len(numbers)), strict=True):
+        if number != expected:
+            raise InputError(f"{pattern.with_name(_numbered(pattern, expected))} is missing")
+    return [pattern.with_name(_numbered(pattern, number)) for number in numbers]
+
+
+def _numbered(pattern: Path, number: int) -> str:
+    return _NUMBER.sub(lambda found: found[0] % number, pattern.name)
+
+
+class FolderReader:
+    """Read pictures as the frames of a clip: those of a folder, or those that a pattern names.
+
+    Args:
+        path: a folder, or a path such as ``frames/%05d.png``; gray pictures become RGB.
+        rate: frames a second.
+        start: where to begin, in seconds.
+        duration: seconds to read; None: to the end.
+
+    Attributes:
+        format: of the frames, RGB of 8 or 16 bits.
+        frames: the number of pictures from ``start`` on.
+        icc: the colour profile of the first picture, or None.
+        audio: empty.
+        left_out: what cannot be carried on.
+        damaged: 0.
+
+    Raises:
+        InputError: no pictures, or (while reading) one that is damaged or of another size.
 
     Example:
         >>> with FolderReader("frames") as clip:     # doctest: +SKIP
         ...     print(clip.frames, clip.format.width)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, *, rate: Fraction = Fraction(25), start: float = 0, duration: float | None = None
+    ) -> None:
         self.path = Path(path)
-        self._files = image_files(self.path)
+        files = pattern_files(self.path) if is_pattern(self.path) else image_files(self.path)
+        begin = math.ceil(Fraction(start) * rate)
+        end = None if duration is None else math.ceil((Fraction(start) + Fraction(duration)) * rate)
+        self._files = files[begin:end]
+        if not self._files:
+            raise InputError(f"{self.path} has no picture from {start:g} s on at {float(rate):g} frames a second")
+        self._index = begin
         self.frames = len(self._files)
-        first = read_image(self._files[0]).pixels
-        rate = Fraction(25)
-        height, width = first.shape[:2]
-        self.format = ClipFormat(
-            width, height, rate, 1 / rate, planar_format("rgb24" if first.dtype == np.uint8 else "rgb48le")
-        )
+        picture = read_image(self._files[0])
+        self.icc = picture.icc
+        height, width = picture.pixels.shape[:2]
+        deep = picture.pixels.dtype != np.uint8
+        self.format = ClipFormat(width, height, rate, 1 / rate, picture_format(deep), matrix=0, full_range=True)
+        self.audio: list[str] = []
+        self.left_out = ["its transparency"] if picture.pixels.shape[2:] == (4,) else []
+        self.damaged = 0
 
     def __enter__(self) -> FolderReader:
         return self
@@ -81,33 +152,62 @@ class FolderReader:
     def __exit__(self, *_: object) -> None:
         """Nothing stays open between frames."""
 
+    def close(self) -> None:
+        """Nothing stays open between frames."""
+
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the pictures in natural order."""
-        for index, file in enumerate(self._files):
+        """Yield the pictures in order, once."""
+        depth = self.format.pixels.dtype
+        while self._files:
+            file = self._files.pop(0)
             pixels = read_image(file).pixels
-            rgb = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3]
-            deep = self.format.pixels.bits > 8
-            rgb = convert_depth(rgb, "uint16" if deep else "uint8")
-            yield Frame(tuple(np.ascontiguousarray(rgb[..., i]) for i in range(3)), index, 1, self.format)
+            height, width = pixels.shape[:2]
+            if (width, height) != (self.format.width, self.format.height):
+                expected = f"{self.format.width}x{self.format.height}"
+                raise InputError(f"{file} is {width}x{height}, expected {expected} as the first picture")
+            samples = convert_depth(pixels, depth)
+            rgb = [samples] * 3 if samples.ndim == 2 else [samples[..., i] for i in range(3)]
+            self._index += 1
+            yield Frame(tuple(np.ascontiguousarray(plane) for plane in rgb), self._index - 1, 1, self.format)
+
+    def skip(self, count: int) -> None:
+        """Pass over pictures.
+
+        Raises:
+            WorkError: there are fewer.
+        """
+        if count > len(self._files):
+            raise WorkError(f"{self.path} has only {len(self._files)} pictures left, expected {count}")
+        del self._files[:count]
+        self._index += count
 
 
 class FolderWriter:
-    """Write frames as numbered PNG files.
+    """Write frames as numbered pictures into a folder.
 
     Args:
         path: the folder to make; it appears under this name when it is whole.
+        name: of the pictures, with one ``%d`` or ``%06d``; the suffix chooses the format.
+        first: the number of the first.
+        icc: a colour profile to embed where the format can hold it.
 
     Raises:
+        InputError: a name without a number or of an unknown format.
         WorkError: the folder or a file cannot be written.
 
     Example:
         >>> with FolderWriter("/tmp/msr-frames") as out:     # doctest: +SKIP
-        ...     out.write(np.zeros((4, 4, 3), np.uint8), 0, 1)
+        ...     out.write([np.zeros((4, 4), np.uint8)] * 3, 0, 1)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str = "%06d.png", first: int = 0, icc: bytes | None = None) -> None:
         self.path = Path(path)
-        self._count = 0
+        self._name = Path(name)
+        if len(_NUMBER.findall(name)) != 1:
+            raise InputError(f"{name} must hold one number, as %06d.png does")
+        check_format(self._name, (1, 1))
+        self._count = first
+        self._icc = icc
         with contextlib.ExitStack() as stack:
             self._part = stack.enter_context(whole(self.path))
             self._part.mkdir()
@@ -121,7 +221,43 @@ class FolderWriter:
     ) -> None:
         self._stack.__exit__(kind, value, trace)
 
-    def write(self, pixels: np.ndarray, pts: int, duration: int) -> None:
-        """Write one frame; a folder keeps no times."""
-        write_image(self._part / f"{self._count:06d}.png", pixels)
+    def write(self, planes: np.ndarray | Sequence[np.ndarray], pts: int, duration: int) -> None:
+        """Write one frame: R, G, B planes ``(H, W)``, or a picture ``(H, W, 3)``. Pictures keep no times."""
+        pixels = planes if isinstance(planes, np.ndarray) else np.stack(planes, -1)
+        write_image(self._part / _numbered(self._name, self._count), pixels, self._icc)
         self._count += 1
+
+
+def join_folders(target: Path, folders: Sequence[Path]) -> None:
+    """Move the pictures of folders that ``FolderWriter`` made to where they belong.
+
+    Args:
+        target: a folder, made by this, or a pattern such as ``out/%06d.png`` in a folder that exists.
+        folders: with pictures whose numbers go on from folder to folder; they are empty afterwards.
+
+    Raises:
+        WorkError: a picture cannot be moved.
+
+    Example:
+        >>> join_folders(Path("out"), [Path("job/0"), Path("job/1")])    # doctest: +SKIP
+    """
+    try:
+        if is_pattern(target) or _NUMBER.search(target.name):
+            _move(folders, target.parent)
+            return
+        with whole(target) as part:
+            part.mkdir()
+            _move(folders, part)
+    except OSError as error:
+        raise WorkError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def _move(folders: Sequence[Path], to: Path) -> None:
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            os.replace(file, to / file.name)
+
+
+def picture_format(deep: bool) -> PixelFormat:
+    """RGB of 16 bits, or of 8; FFmpeg's packed names tell pictures from RGB video."""
+    return PixelFormat("rgb48le", 16, 0, 0, "rgb") if deep else PixelFormat("rgb24", 8, 0, 0, "rgb")

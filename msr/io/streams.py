@@ -14,6 +14,7 @@ from av.stream import Discard, Disposition
 from msr.errors import InputError
 from msr.io.described import reason
 from msr.io.encoding import CONTAINERS
+from msr.io.image import IMAGE_SUFFIXES
 from msr.io.video import main_video
 
 #: Tags that a muxer writes anew or that describe the old coding of the video.
@@ -43,7 +44,8 @@ def check_container(source: Path | None, suffix: str) -> list[str]:
 
     Args:
         source: the clip whose streams go along; None: there are none.
-        suffix: ``".mp4"``, ``".mov"``, ``".mkv"`` or ``".webm"``.
+        suffix: ``".mp4"``, ``".mov"``, ``".mkv"`` or ``".webm"``; ``".y4m"``, that of a picture, or none (a folder)
+            hold nothing but pictures, which is said.
 
     Returns:
         Sentences on what is left out.
@@ -55,12 +57,24 @@ def check_container(source: Path | None, suffix: str) -> list[str]:
         >>> check_container(None, ".mp4")
         []
     """
-    if suffix.lower() not in CONTAINERS:
-        raise InputError(f"{suffix or 'no suffix'} is no container that msr writes: {', '.join(CONTAINERS)}")
+    suffix = suffix.lower()
+    plain = suffix in (".y4m", "", *IMAGE_SUFFIXES)
+    if suffix not in CONTAINERS and not plain:
+        raise InputError(f"{suffix} is no container that msr writes: {', '.join(CONTAINERS)}")
     if source is None:
         return []
     with open_source(source) as container:
-        return list(choose_streams(container, source, suffix.lower()).notes)
+        if plain:
+            return _pictures_only(container, source)
+        return list(choose_streams(container, source, suffix).notes)
+
+
+def _pictures_only(container: av.container.InputContainer, source: Path) -> list[str]:
+    main = main_video(container, source)
+    others = [kind(stream) for stream in container.streams if stream.index != main.index]
+    others += ["chapters"] if container.chapters() else []
+    notes = ["pictures and y4m hold no times: every frame counts the same"]
+    return notes + ([f"pictures and y4m hold no other streams: {', '.join(others)} left out"] if others else [])
 
 
 def open_source(path: Path) -> av.container.InputContainer:
