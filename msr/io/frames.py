@@ -164,7 +164,7 @@ class FolderReader:
             height, width = pixels.shape[:2]
             if (width, height) != (self.format.width, self.format.height):
                 expected = f"{self.format.width}x{self.format.height}"
-                raise InputError(f"{file} is {width}x{height}, expected {expected} as the first picture")
+                raise InputError(f"{file}: frame {self._index} is {width}x{height}, expected {expected}")
             samples = convert_depth(pixels, depth)
             rgb = [samples] * 3 if samples.ndim == 2 else [samples[..., i] for i in range(3)]
             self._index += 1
