@@ -2,67 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.blocks import conv3x3
-from msr.ops import flow_warp
+from msr.ops import correlation, flow_warp
 
 _RADIUS = 2
-
-
-class _LocalCorrelation(torch.autograd.Function):
-    """The sum over shifts with its gradient in place: autograd's own keeps and adds up a whole picture per shift."""
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, radius: int) -> Tensor:
-        height, width = a.shape[-2:]
-        b = F.pad(b, (radius,) * 4)
-        side = range(2 * radius + 1)
-        shifted = (b[..., y : y + height, x : x + width] for y in side for x in side)
-        return torch.stack([(a * s).mean(dim=1) for s in shifted], dim=1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        a, b, ctx.radius = inputs
-        ctx.save_for_backward(a, b)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, b = ctx.saved_tensors
-        height, width = a.shape[-2:]
-        radius = ctx.radius
-        b = F.pad(b, (radius,) * 4)
-        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
-        grad = (grad / a.shape[1]).to(a.dtype)
-        for k in range(grad.shape[1]):
-            y, x = divmod(k, 2 * radius + 1)
-            window = (..., slice(y, y + height), slice(x, x + width))
-            grad_a.addcmul_(b[window], grad[:, k : k + 1])
-            grad_b[window].addcmul_(a, grad[:, k : k + 1])
-        return grad_a, grad_b[..., radius : radius + height, radius : radius + width], None
-
-
-def local_correlation(a: Tensor, b: Tensor, radius: int = _RADIUS) -> Tensor:
-    """Mean over channels of ``a`` times ``b`` shifted by up to ``radius`` pixels, zero outside.
-
-    ``a, b (B, C, H, W)`` to ``(B, (2r+1)^2, H, W)``; channel
-    ``(dy + r) (2r + 1) + dx + r`` holds ``b`` at ``(y + dy, x + dx)``.
-    Source: the cost volume of PWC-Net (Sun et al. 2018).
-
-    Example:
-        >>> import torch
-        >>> from msr.nn.flow import local_correlation
-        >>> local_correlation(torch.ones(1, 4, 3, 3), torch.ones(1, 4, 3, 3), radius=1)[0, 0]
-        tensor([[0., 0., 0.],
-                [0., 1., 1.],
-                [0., 1., 1.]])
-    """
-    return _LocalCorrelation.apply(a, b, radius)
 
 
 class FlowNetwork(nn.Module):
@@ -114,7 +61,7 @@ class FlowNetwork(nn.Module):
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
-        cost = local_correlation(target, warped)
+        cost = correlation(target, warped, _RADIUS)
         x = torch.cat([cost, self._likely_shift(cost), target, flow.to(target.dtype)], dim=1)
         x = F.leaky_relu(self.decode1(x), 0.1)
         x = x + F.leaky_relu(self.decode2(x), 0.1)

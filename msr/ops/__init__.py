@@ -5,6 +5,7 @@ import torch
 import msr._extension as _extension  # noqa: F401  (first: its kernels override the references registered below)
 from msr.ops.conv_pixel_shuffle import conv_pixel_shuffle, conv_pixel_shuffle_reference
 from msr.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_reference
+from msr.ops.correlation import correlation, correlation_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
 
@@ -13,6 +14,8 @@ __all__ = [
     "conv_pixel_shuffle_reference",
     "conv_transpose2d",
     "conv_transpose2d_reference",
+    "correlation",
+    "correlation_reference",
     "deform_conv2d",
     "deform_conv2d_reference",
     "flow_warp",

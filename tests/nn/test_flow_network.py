@@ -1,33 +1,11 @@
-"""The flow network: correlation against a direct loop, zero before training, any size."""
+"""The flow network: zero before training, any size, the sign of what it learns."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from msr.nn.flow import FlowNetwork, local_correlation, steady_flow
+from msr.nn.flow import FlowNetwork, steady_flow
 from msr.ops import flow_warp
-
-
-@pytest.mark.parametrize("radius", [1, 2])
-def test_local_correlation_agrees_with_a_direct_loop(radius: int) -> None:
-    a, b = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 3, 4, 5, dtype=torch.float64)
-    found = local_correlation(a, b, radius)
-    side = 2 * radius + 1
-    assert found.shape == (2, side * side, 4, 5)
-    for n in range(2):
-        for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
-                for y in range(4):
-                    for x in range(5):
-                        inside = 0 <= y + dy < 4 and 0 <= x + dx < 5
-                        expected = float((a[n, :, y, x] * b[n, :, y + dy, x + dx]).mean()) if inside else 0.0
-                        channel = (dy + radius) * side + dx + radius
-                        assert found[n, channel, y, x].item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_local_correlation_has_the_gradient_of_its_values() -> None:
-    a, b = (torch.rand(2, 3, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(lambda a, b: local_correlation(a, b, 1), (a, b))
 
 
 @pytest.fixture
