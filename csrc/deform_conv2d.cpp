@@ -13,7 +13,7 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
   T* planes = kept<T>(plan.batch * plan.quads * plan.plane + 4);
   quad_planes<T>(plan, input, planes);
   const std::vector<T> all = as_vector<T>(weight);
-  std::vector<T> packed;
+  Vector<T> packed;
   for (int64_t group = 0; group < plan.groups; ++group) {
     const WeightIndex index(plan, group, plan.quads_of(group));
     pack_panels(all.data(), index.inner, index.outer, kernel.lanes * kernel.panel, packed);
@@ -21,17 +21,19 @@ void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset
   std::vector<T> start = bias ? as_vector<T>(*bias) : std::vector<T>(static_cast<size_t>(plan.out_channels), T(0));
   const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, tiles = plan.tiles();
   const bool channels_last = is_channels_last(out);
+  const auto multiply_samples = forward_kernel<T>(plan);
   parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
     TileReader<T> reader(plan, offset, mask);
-    const auto columns = buffer<T>(plan.block * plan.group_quads * plan.taps * 4 * plan.tile),
+    // Columns of two blocks and the places of one, see forward_interleaved.
+    const auto columns = buffer<T>(plan.block * (2 * plan.group_quads + 1) * plan.taps * 4 * plan.tile),
                sums = buffer<T>(row * plan.tile),
                turned = buffer<T>(row * plan.tile);
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = i / tiles;
       const Span pixels = plan.pixels_of(i % tiles);
       const Tile<T> tile = reader.read(b, pixels);
-      kernel.forward(plan, tile, planes + b * plan.quads * plan.plane, packed.data(), reader.samples,
-                     columns.get(), sums.get());
+      multiply_samples(plan, tile, planes + b * plan.quads * plan.plane, packed.data(), reader.samples, columns.get(),
+                       sums.get());
       T* result = sums.get();  // [pixel][channel]
       int64_t width = row;
       if (!channels_last) {
@@ -78,7 +80,7 @@ void store_rows(const T* from, int64_t row, int64_t rows, int64_t count, const T
 // The gradient of the output as rows of pixels, [batch * pixels][groups][out_padded], zeros where it is padded and in the
 // rows after the last, which the tiles may touch.
 template <typename T>
-std::unique_ptr<T[]> gradient_rows(const Plan& plan, const Pixels& grad) {
+Buffer<T> gradient_rows(const Plan& plan, const Pixels& grad) {
   const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, step = 128;
   auto rows = buffer<T>((plan.batch * plan.pixels() + plan.tile) * row);
   std::fill_n(rows.get() + plan.batch * plan.pixels() * row, plan.tile * row, T(0));
@@ -131,7 +133,7 @@ void backward(const Geometry& geometry, const Pixels& grad, const Tensor& input,
   const auto rows = gradient_rows<T>(plan, grad);
   const auto grad_planes = buffer<T>(plan.batch * plan.quads * plan.plane + 4);
   const std::vector<T> all = as_vector<T>(weight);
-  std::vector<std::vector<T>> packed(static_cast<size_t>(groups));
+  std::vector<Vector<T>> packed(static_cast<size_t>(groups));
   std::vector<int64_t> starts{0};  // where an offset group's weight gradients lie
   for (int64_t g = 0; g < groups; ++g) {
     int64_t elements = 0;
@@ -148,7 +150,7 @@ void backward(const Geometry& geometry, const Pixels& grad, const Tensor& input,
   // Few offset groups leave threads idle: then the batch is split, too, and each part adds up weights of its own.
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t parts = groups >= threads ? 1 : std::min(plan.batch, threads);
-  std::vector<T> sums(static_cast<size_t>(parts * starts.back()), T(0));
+  Vector<T> sums(static_cast<size_t>(parts * starts.back()), T(0));
   torch::stable::parallel_for(0, parts * groups, 1, [&](int64_t first, int64_t last) {
     TileReader<T> reader(plan, offset, mask);
     const auto columns = buffer<T>((plan.group_quads * plan.taps * 4 + 3) * plan.tile);

@@ -47,16 +47,6 @@ inline void locate_samples(const Plan& plan, const Tile<T>& tile, int64_t tap, i
   }
 }
 
-#if MSR_VECTOR_BYTES == 64
-// The masked forms, with all lanes on, keep gcc 12 from warning about registers that the plain ones leave undefined.
-inline __m512 join(const float* a, const float* b) {
-  const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(a)));
-  return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xFF, low, _mm256_castps_pd(_mm256_loadu_ps(b)), 1));
-}
-inline __m512 spread(const float* four) { return _mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps(four)); }
-inline __m512 pick(__m512 values, __m512i which) { return _mm512_maskz_permutevar_ps(0xFFFF, values, which); }
-#endif
-
 // Samples one quad for the whole tile: `plane` is [height + 4][width + 3][4], `column` is [pixel][4].
 template <typename T>
 inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, T* column) {
@@ -66,25 +56,15 @@ inline void sample_quad(const Plan& plan, const T* plane, const Samples<T>& at, 
   const T *upper_row = at.upper, *lower_row = at.lower, *fractions = at.right;
   const int64_t below = plan.row, count = plan.tile;
   int64_t p = 0;
-#if MSR_VECTOR_BYTES == 64
+#if MSR_VECTOR_BYTES > 16
   if constexpr (sizeof(T) == 4) {
-    // Four pixels at once. The left and right neighbours of a quad lie side by side: one load fetches both.
-    const __m512i first = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i second = _mm512_set_epi32(3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2);
-    const __m512i each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    for (; p + 4 <= count; p += 4) {
-      const T* a = plane + index[p];
-      const T* b = plane + index[p + 1];
-      const T* c = plane + index[p + 2];
-      const T* d = plane + index[p + 3];
-      const __m512 upper = spread(upper_row + p), lower = spread(lower_row + p);
-      __m512 ab = _mm512_mul_ps(join(a, b), pick(upper, first));
-      __m512 cd = _mm512_mul_ps(join(c, d), pick(upper, second));
-      ab = _mm512_fmadd_ps(join(a + below, b + below), pick(lower, first), ab);
-      cd = _mm512_fmadd_ps(join(c + below, d + below), pick(lower, second), cd);
-      const __m512 left = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0x88), right = _mm512_maskz_shuffle_f32x4(0xFFFF, ab, cd, 0xDD);
-      const __m512 fraction = pick(spread(fractions + p), each);
-      _mm512_storeu_ps(column + 4 * p, _mm512_fmadd_ps(_mm512_sub_ps(right, left), fraction, left));
+    // The left and right neighbours of a quad lie side by side: one load fetches both.
+    for (; p < count; ++p) {
+      const T* corner = plane + index[p];
+      const __m256 top = _mm256_mul_ps(_mm256_loadu_ps(corner), _mm256_set1_ps(upper_row[p]));
+      const __m256 both = _mm256_fmadd_ps(_mm256_loadu_ps(corner + below), _mm256_set1_ps(lower_row[p]), top);
+      const __m128 left = _mm256_castps256_ps128(both), slope = _mm_sub_ps(_mm256_extractf128_ps(both, 1), left);
+      _mm_storeu_ps(column + 4 * p, _mm_fmadd_ps(slope, _mm_set1_ps(fractions[p]), left));
     }
   }
 #endif
@@ -118,7 +98,7 @@ inline void multiply_block(const T* a, int64_t a_row, int64_t a_step, const T* b
       for (int n = 0; n < N; ++n) right[n] = *reinterpret_cast<const unaligned*>(b + j * b_row + n * L);
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m) {
-        const vector left = vector{} + a[m * a_row + j * A];
+        const vector left = a[m * a_row + j * A] - vector{};  // not 0 + x, which is an addition where x may be -0
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[m][n] += left * right[n];
       }
