@@ -2,6 +2,7 @@
 
 from msr.io.assemble import assemble
 from msr.io.clip import ClipReader, open_clip
+from msr.io.embedded import encode_picture
 from msr.io.encoding import EncoderSettings, output_format
 from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
 from msr.io.frames import FolderReader, FolderWriter, image_files, is_pattern, join_folders
@@ -19,6 +20,7 @@ from msr.io.output import check_output, whole
 from msr.io.raw import RAW_SUFFIXES, is_raw, read_raw
 from msr.io.segment import SegmentWriter
 from msr.io.streams import check_container
+from msr.io.verify import Finding, audit, worst
 from msr.io.video import VideoReader
 from msr.io.video_writer import VIDEO_SUFFIXES, VideoWriter, check_video_suffix
 from msr.io.y4m import Y4mReader, Y4mWriter
@@ -31,6 +33,7 @@ __all__ = [
     "ClipFormat",
     "ClipReader",
     "EncoderSettings",
+    "Finding",
     "FolderReader",
     "FolderWriter",
     "Frame",
@@ -44,12 +47,14 @@ __all__ = [
     "Y4mReader",
     "Y4mWriter",
     "assemble",
+    "audit",
     "check_container",
     "check_file",
     "check_format",
     "check_output",
     "check_video_suffix",
     "convert_depth",
+    "encode_picture",
     "image_files",
     "is_pattern",
     "is_raw",
@@ -61,5 +66,6 @@ __all__ = [
     "read_raw",
     "upright",
     "whole",
+    "worst",
     "write_image",
 ]

@@ -221,14 +221,14 @@ class _Cut:
             return
         for packet in origin.demux(wanted):
             base = packet.time_base
-            if not packet.size or not base or (packet.pts is None and packet.dts is None):
+            if not packet.size or not base:
                 continue
             stream = copies[packet.stream.index]
             if packet.size == 2 and stream.codec_context.name == "mov_text":
                 continue  # MP4 fills pauses with empty lines; its muxer does so again
             if is_cover(packet.stream):
                 packet.pts = packet.dts = 0
-            elif not self._fit(packet, base):
+            elif (packet.pts is None and packet.dts is None) or not self._fit(packet, base):
                 continue
             packet.stream = stream
             time = packet.dts if packet.dts is not None else packet.pts
