@@ -1,69 +1,8 @@
-// deform_conv2d on the CPU. The output is worked through in tiles of some dozen pixels: the samples of a tile (its
-// "columns") stay in the cache and are multiplied with the packed weights at once, so no large buffer of columns exists.
-#include "deform_conv2d_cpu.h"
+// deform_conv2d on the CPU: the backward pass, and how torch's tensors reach both.
+#include "deform_conv2d_forward.h"
 
 namespace msr::deform {
 namespace {
-
-template <typename T>
-void forward(const Geometry& geometry, const Tensor& input, const Pixels& offset, const Pixels* mask,
-             const Tensor& weight, const std::optional<Tensor>& bias, Tensor& out) {
-  const Kernels<T> kernel = kernels<T>();
-  const Plan plan(geometry, kernel.lanes);
-  T* planes = kept<T>(plan.batch * plan.quads * plan.plane + 4);
-  quad_planes<T>(plan, input, planes);
-  const std::vector<T> all = as_vector<T>(weight);
-  Vector<T> packed;
-  for (int64_t group = 0; group < plan.groups; ++group) {
-    const WeightIndex index(plan, group, plan.quads_of(group));
-    pack_panels(all.data(), index.inner, index.outer, kernel.lanes * kernel.panel, packed);
-  }
-  std::vector<T> start = bias ? as_vector<T>(*bias) : std::vector<T>(static_cast<size_t>(plan.out_channels), T(0));
-  const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, tiles = plan.tiles();
-  const bool channels_last = is_channels_last(out);
-  const auto multiply_samples = forward_kernel<T>(plan);
-  parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
-    TileReader<T> reader(plan, offset, mask);
-    // Columns of two blocks and the places of one, see forward_interleaved.
-    const auto columns = buffer<T>(plan.block * (2 * plan.group_quads + 1) * plan.taps * 4 * plan.tile),
-               sums = buffer<T>(row * plan.tile),
-               turned = buffer<T>(row * plan.tile);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t b = i / tiles;
-      const Span pixels = plan.pixels_of(i % tiles);
-      const Tile<T> tile = reader.read(b, pixels);
-      multiply_samples(plan, tile, planes + b * plan.quads * plan.plane, packed.data(), reader.samples, columns.get(),
-                       sums.get());
-      T* result = sums.get();  // [pixel][channel]
-      int64_t width = row;
-      if (!channels_last) {
-        kernel.transpose(sums.get(), row, tile.count, row, turned.get(), plan.tile);
-        result = turned.get();
-        width = plan.tile;
-      }
-      dispatch_floating(out.scalar_type(), "deform_conv2d", [&](auto tag) {
-        using S = typename decltype(tag)::type;
-        S* to = static_cast<S*>(out.data_ptr()) + b * plan.out_channels * plan.pixels();
-        to += channels_last ? pixels.begin * plan.out_channels : pixels.begin;
-        with_simd([&] {
-          for (int64_t g = 0; g < plan.groups; ++g) {
-            const T* add = start.data() + g * size;
-            for (int64_t i = 0; i < (channels_last ? tile.count : size); ++i) {
-              if (channels_last) {
-                const T* from = result + i * width + g * plan.out_padded;
-                for (int64_t c = 0; c < size; ++c) to[i * plan.out_channels + g * size + c] = store<S>(from[c] + add[c]);
-              } else {
-                const T* from = result + (g * plan.out_padded + i) * width;
-                S* plane = to + (g * size + i) * plan.pixels();
-                for (int64_t p = 0; p < tile.count; ++p) plane[p] = store<S>(from[p] + add[i]);
-              }
-            }
-          }
-        });
-      });
-    }
-  });
-}
 
 // Writes rows of `row` elements to channels first, first + 1, .. of a contiguous tensor, converting them.
 template <typename T>
@@ -219,9 +158,11 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor
   if (mask) masks.emplace(*mask);
   const Pixels* given = masks ? &*masks : nullptr;
   if (input.scalar_type() == ScalarType::Double)
-    forward<double>(geometry, input, offsets, given, weight, bias, out);
+    forward<double>(geometry, input, weight, bias, out,
+                    [&](const Plan& plan) { return TileReader<double>(plan, offsets, given); });
   else
-    forward<float>(geometry, input, offsets, given, weight, bias, out);
+    forward<float>(geometry, input, weight, bias, out,
+                   [&](const Plan& plan) { return TileReader<float>(plan, offsets, given); });
   return out;
 }
 

@@ -60,6 +60,14 @@ struct Plan : Geometry {
     if (parts == 1) return {row * out_width, std::min(row + tile_rows, out_height) * out_width};
     return {row * out_width + column, row * out_width + std::min(column + tile_width, out_width)};
   }
+  // Where the first tap of output pixels begin, begin + 1, .. lies in the input.
+  template <typename T>
+  void bases(int64_t begin, int64_t count, T* y, T* x) const {
+    for (int64_t p = 0; p < count; ++p) {
+      y[p] = static_cast<T>((begin + p) / out_width * stride_h - padding_h);
+      x[p] = static_cast<T>((begin + p) % out_width * stride_w - padding_w);
+    }
+  }
   int64_t quad_of(int64_t channel) const {
     return channel / offset_group_channels() * group_quads + channel % offset_group_channels() / 4;
   }
@@ -367,10 +375,7 @@ struct TileReader {
 
   Tile<T> read(int64_t batch, Span pixels) {
     const int64_t begin = pixels.begin, count = pixels.end - begin;
-    for (int64_t p = 0; p < count; ++p) {
-      base_y[p] = static_cast<T>((begin + p) / plan.out_width * plan.stride_h - plan.padding_h);
-      base_x[p] = static_cast<T>((begin + p) % plan.out_width * plan.stride_w - plan.padding_w);
-    }
+    plan.bases(begin, count, base_y, base_x);
     Tile<T> tile{base_y, base_x, offsets, masks, plan.tile, mask ? plan.tile : 0, count};
     const auto rows = [&](const Pixels& from, T* copy, const T*& row, int64_t& stride) {
       if (from.pixel == 1 && from.holds<T>()) {

@@ -7,6 +7,7 @@ from msr.ops.conv_pixel_shuffle import conv_pixel_shuffle, conv_pixel_shuffle_re
 from msr.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_reference
 from msr.ops.correlation import correlation, correlation_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
+from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d, flow_guided_deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "correlation_reference",
     "deform_conv2d",
     "deform_conv2d_reference",
+    "flow_guided_deform_conv2d",
+    "flow_guided_deform_conv2d_reference",
     "flow_warp",
     "flow_warp_reference",
     "kernels",
