@@ -192,8 +192,13 @@ MSR_HOST_DEVICE T store(compute_t<T> value) {
 
 #if defined(__CUDACC__) || defined(MSR_CUDA_SHIM)
 
-#if !defined(MSR_CUDA_SHIM)
+// Kernels also compile as C++ against tests/cuda_shim (MSR_CUDA_SHIM), which runs them on the CPU; so they declare shared
+// memory by MSR_SHARED(float, tile, [8][32]) for `__shared__ float tile[8][32]`, and are launched by msr::launch.
+#if defined(MSR_CUDA_SHIM)
+#include "cuda_shim.h"
+#else
 #include <cuda_runtime.h>
+#define MSR_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
 // Declared here because torch's header shows it only to builds against a CUDA torch, and kernels must compile without one.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 #endif
@@ -208,9 +213,26 @@ inline dim3 blocks_for(int64_t count) {
   return dim3(static_cast<unsigned>(blocks < (1 << 30) ? blocks : (1 << 30)));
 }
 
+// The shared memory that the launch asked for in bytes.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+#if defined(MSR_CUDA_SHIM)
+  return reinterpret_cast<T*>(cuda_shim::machine.dynamic);
+#else
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+  return reinterpret_cast<T*>(dynamic_shared_bytes);
+#endif
+}
+
 // The one way to launch a kernel: on the device of `where` and its current stream, nothing for an empty grid, and errors
-// raised here instead of at a later call. A test that runs kernels as C++ defines MSR_CUDA_SHIM and brings its own.
-#if !defined(MSR_CUDA_SHIM)
+// raised here instead of at a later call.
+#if defined(MSR_CUDA_SHIM)
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Tensor&,
+            Arguments... arguments) {
+  cuda_shim::launch(kernel, grid, block, shared_bytes, arguments...);
+}
+#else
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Tensor& where,
             Arguments... arguments) {

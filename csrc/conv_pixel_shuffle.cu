@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kTileX* kTileY)
                               Strides out, ConvPixelShuffle sizes, int64_t tiles_y, int64_t tiles_x, int64_t groups) {
   using A = compute_t<T>;
   constexpr int height = kTileY + 2, width = kTileX * kPixels + 2;
-  __shared__ A patch[kChunk<A>][height][width];
-  __shared__ A weights[kChunk<A>][9][kFilters];
+  MSR_SHARED(A, patch, [kChunk<A>][height][width]);
+  MSR_SHARED(A, weights, [kChunk<A>][9][kFilters]);
   const int thread = int(threadIdx.y) * kTileX + int(threadIdx.x);
   const int64_t tiles = sizes.batch * groups * tiles_y * tiles_x;
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {

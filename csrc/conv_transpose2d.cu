@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kTileX* kTileY)
     conv_transpose2d_kernel(const T* input, Strides in, const T* weight, Strides ws, Vectors<T> vectors, T* output,
                             Strides out, ConvTranspose2d sizes, int64_t tiles_y, int64_t tiles_x) {
   using A = compute_t<T>;
-  __shared__ A patch[kChunk<A>][kTileY + kMostTaps - 1][kTileX * kSteps + kMostTaps - 1];
-  __shared__ A weights[kChunk<A>][kMostWeights];
+  MSR_SHARED(A, patch, [kChunk<A>][kTileY + kMostTaps - 1][kTileX * kSteps + kMostTaps - 1]);
+  MSR_SHARED(A, weights, [kChunk<A>][kMostWeights]);
   const int taps_y = int(sizes.y.most_taps()), taps_x = int(sizes.x.most_taps());
   const int stride_y = int(sizes.y.stride), stride_x = int(sizes.x.stride);
   const int kernel_h = int(sizes.y.kernel), kernel_w = int(sizes.x.kernel);

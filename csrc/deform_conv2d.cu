@@ -117,9 +117,9 @@ __global__ void __launch_bounds__(kThreads)
     deform_conv2d_kernel(Geometry g, Source<T> source, const T* weight, const T* bias, T* out, Strides os) {
   using C = compute_t<T>;
   constexpr int pixels = kPixels<C>, own_pixels = pixels / kSide, own_channels = kChannels / kSide;
-  __shared__ Position<C> positions[kDepth][pixels];
-  __shared__ C columns[kDepth][pixels];
-  __shared__ C weights[kDepth][kChannels + 1];
+  MSR_SHARED(Position<C>, positions, [kDepth][pixels]);
+  MSR_SHARED(C, columns, [kDepth][pixels]);
+  MSR_SHARED(C, weights, [kDepth][kChannels + 1]);
   const int64_t tiles = (g.pixels() + pixels - 1) / pixels, size = g.out_channels / g.groups;
   const int64_t parts = (size + kChannels - 1) / kChannels;
   const int64_t group = blockIdx.y / parts, channel = blockIdx.y % parts * kChannels;
@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kThreads)
                                          compute_t<T>* grad_weight) {
   using C = compute_t<T>;
   constexpr int pixels = kPixels<C>, own = kDepth * kChannels / kThreads;
-  __shared__ Position<C> positions[kDepth][pixels];
-  __shared__ C columns[kDepth][pixels];
-  __shared__ C outer[kChannels][pixels + 1];
+  MSR_SHARED(Position<C>, positions, [kDepth][pixels]);
+  MSR_SHARED(C, columns, [kDepth][pixels]);
+  MSR_SHARED(C, outer, [kChannels][pixels + 1]);
   const int64_t tiles = (g.pixels() + pixels - 1) / pixels, size = g.out_channels / g.groups;
   const int64_t parts = (size + kChannels - 1) / kChannels;
   const int64_t group = blockIdx.z / parts, channel = blockIdx.z % parts * kChannels;
@@ -250,7 +250,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     deform_conv2d_backward_bias_kernel(Geometry g, const T* grad, Strides gs, compute_t<T>* grad_bias) {
   using C = compute_t<T>;
-  __shared__ C sums[kThreads];
+  MSR_SHARED(C, sums, [kThreads]);
   C sum = C(0);
   for (int64_t n = threadIdx.x; n < g.batch * g.pixels(); n += kThreads) {
     const int64_t b = n / g.pixels(), pixel = n % g.pixels();

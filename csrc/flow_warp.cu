@@ -129,7 +129,7 @@ template <int K, typename T>
 __global__ void flow_warp_backward_flow_lanes_kernel(const T* grad, Strides gs, const T* x, Strides xs,
                                                      Flow<compute_t<T>> flow, compute_t<T>* grad_flow, Sizes s) {
   using C = compute_t<T>;
-  __shared__ C shared[2][kThreads];
+  MSR_SHARED(C, shared, [2][kThreads]);
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   constexpr int kGroups = kThreads / kLanes;
   const int64_t count = s.batch * s.pixels();

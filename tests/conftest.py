@@ -1,38 +1,76 @@
 """What every test may ask for: the device to run on, and the samples of an op's contract."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from cuda_shim import build, dispatch
+
+DEVICES = ("cpu", *(f"shim-{order}" for order in dispatch.ORDERS))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="device that the ops' tests run on: cpu (default) or cuda")
+    parser.addoption(
+        "--device",
+        help="what the ops' tests run on: cpu, cuda, or shim (the CUDA kernels run on the CPU): shim-forward, -reverse "
+        "or -shuffled (by the order of the threads of a block); without it on cpu and shim",
+    )
+    parser.addoption("--sanitize", action="store_true", help="kernels compiled with the sanitizers (make sanitize)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "once: about what surrounds the kernels; not repeated on the shim")
+    config.addinivalue_line(
+        "markers", "gradients: about the backward; not repeated on the shim where that has no kernel"
+    )
+    if config.getoption("--sanitize"):
+        torch.ops.load_library(build.cpu_kernels())
+        dispatch.shim(sanitize=True)
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest) -> torch.device:
-    chosen = torch.device(request.config.getoption("--device"))
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device to run on; where that is the shim, the ops run their CUDA kernels on tensors of the CPU."""
+    name, _, order = getattr(request, "param", "cpu").partition("-")
+    if name == "shim":
+        with dispatch.shim().running(order):
+            yield torch.device("cpu")
+        return
+    if name == "cuda" and not torch.cuda.is_available():
         pytest.fail("--device cuda, but torch finds no CUDA device")
-    return chosen
+    yield torch.device(name)
 
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """One thread for all but the kernels' own tests: tiny tensors gain nothing from more, and wait on each other."""
     before = torch.get_num_threads()
-    if Path(__file__).parent / "ops" not in request.path.parents:
+    ops = Path(__file__).parent / "ops" in request.path.parents
+    if not ops or "shim" in request.node.name:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of tests/ops/contract.py once for each sample of the op's class."""
+    """Run the ops' tests on every device, those of tests/ops/contract.py once for each sample of the op's class."""
+    if "device" in metafunc.fixturenames and metafunc.definition.path.parent == Path(__file__).parent / "ops":
+        metafunc.parametrize("device", devices(metafunc), indirect=True)
     if metafunc.cls is None or not hasattr(metafunc.cls, "samples"):
         return
     for argument, values in (("sample", metafunc.cls.samples), ("wrong", metafunc.cls.wrong)):
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, list(values.values()), ids=list(values))
+
+
+def devices(metafunc: pytest.Metafunc) -> list[str]:
+    chosen = metafunc.config.getoption("--device")
+    found = [name for name in DEVICES if chosen is None or name.startswith(chosen)] or [chosen]
+    # The shim runs the same kernels whether msr has its compiled ones or not.
+    shim = chosen is not None or (os.environ.get("MSR_EXTENSION") != "0" and build.compiler() is not None)
+    shim = shim and not metafunc.definition.get_closest_marker("once")
+    if metafunc.definition.get_closest_marker("gradients"):
+        shim = shim and metafunc.cls.cuda_backward
+    return [name for name in found if shim or not name.startswith("shim")]

@@ -1,6 +1,7 @@
 """The contract that every op passes. A test file subclasses OpContract as `Test...` and fills in its samples.
 
-Everything is compared on `--device`, with the compiled kernels where they are loaded (else the op is its reference).
+Everything is compared on the CPU, with the compiled kernels where they are loaded (else the op is its reference), and
+again with the CUDA kernels run on the CPU (tests/cuda_shim), in three orders of the threads. `--device` chooses one.
 """
 
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class OpContract:
     name: ClassVar[str]  # in torch.ops.msr
     samples: ClassVar[dict[str, Sample]] = {}
     wrong: ClassVar[dict[str, Callable[[], Any]]] = {}
+    cuda_backward: ClassVar[bool] = True  # whether the gradients have a CUDA kernel, too
 
     @classmethod
     def dispatcher_arguments(cls, tensors: list[Tensor | None], options: dict[str, Any]) -> tuple[Any, ...]:
@@ -114,6 +116,7 @@ class OpContract:
         if layout == "channels_last" and got.dim() == 4:
             assert got.is_contiguous(memory_format=torch.channels_last) or tensors[0].is_contiguous()
 
+    @pytest.mark.gradients
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     def test_gradients_are_the_references(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
@@ -131,15 +134,26 @@ class OpContract:
         got = self.op(*tensors, **sample.options)
         assert got.dtype == dtype
         assert_close(got, self.reference(*wide, **sample.options), dtype)
+
+    @pytest.mark.gradients
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_low_precision_gradients_are_near_float32(
+        self, sample: Sample, layout: str, dtype: torch.dtype, device
+    ) -> None:
+        tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
+        wide = [None if t is None else t.float() for t in tensors]
         got_gradients = self.gradients(self.op, tensors, sample.options)
         for one, other in zip(got_gradients, self.gradients(self.reference, wide, sample.options), strict=True):
             assert_close(one, other, dtype)
 
+    @pytest.mark.once
     def test_opcheck(self, sample: Sample, device) -> None:
         tensors = [None if t is None else t.requires_grad_() for t in sample.to(device, torch.float32)]
         registered = getattr(torch.ops.msr, self.name).default
         torch.library.opcheck(registered, self.dispatcher_arguments(tensors, sample.options))
 
+    @pytest.mark.once
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     def test_gradcheck(self, sample: Sample, layout: str, device) -> None:
         if not sample.gradcheck or any(t is not None and t.numel() == 0 for t in sample.tensors):
@@ -154,6 +168,7 @@ class OpContract:
         # Sums in the kernels may run in any order, hence the small allowance between two calls.
         assert torch.autograd.gradcheck(call, leaves, nondet_tol=1e-10, fast_mode=True)
 
+    @pytest.mark.once
     @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     def test_compiles_whole(self, sample: Sample, backend: str, layout: str, device) -> None:

@@ -43,6 +43,7 @@ class TestConvPixelShuffle(OpContract):
     op = staticmethod(lambda *tensors, **options: call(conv_pixel_shuffle, *tensors, **options))
     reference = staticmethod(lambda *tensors, **options: call(conv_pixel_shuffle_reference, *tensors, **options))
     name = "conv_pixel_shuffle"
+    cuda_backward = False
 
     @classmethod
     def dispatcher_arguments(cls, tensors, options):

@@ -42,6 +42,7 @@ class TestConvTranspose2d(OpContract):
     op = staticmethod(lambda *tensors, **options: call(conv_transpose2d, *tensors, **options))
     reference = staticmethod(lambda *tensors, **options: call(conv_transpose2d_reference, *tensors, **options))
     name = "conv_transpose2d"
+    cuda_backward = False
 
     @classmethod
     def dispatcher_arguments(cls, tensors, options):

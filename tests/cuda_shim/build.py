@@ -1,0 +1,94 @@
+"""Compiles csrc/ for the tests: the .cu files as C++ against the shim, and either library under the sanitizers.
+
+Objects are kept in build/cuda_shim under a name made of all that went into them, so that only what changed is compiled.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+SHIM = Path(__file__).parent
+ROOT = SHIM.parents[1]
+KEPT = ROOT / "build" / "cuda_shim"
+# Reads and writes outside of what was allocated, signed overflow, misaligned and null pointers, indices outside of an
+# array's bounds, and conversions to integers that do not fit; each ends the program.
+SANITIZE = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+FLAGS = ("-O1", "-g1", "-std=c++17", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
+TORCH = ("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY", f"-I{ROOT / 'csrc'}")
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler, or None where there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def digest(files: list[Path], words: list[str]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    found.update("\n".join(words).encode())
+    return found.hexdigest()[:16]
+
+
+def make(command: list[str], target: Path) -> Path:
+    """Run a command that writes a file, unless it is there; whole or not at all."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        run([*command, "-o", str(part)])
+        part.replace(target)
+    return target
+
+
+def library(name: str, sources: list[Path], flags: list[str]) -> Path:
+    """Compile C++ sources (.cu ones are taken as such) against torch and the shim's headers into one library."""
+    found = compiler()
+    assert found is not None
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    headers = sorted([*(ROOT / "csrc").glob("*.h"), *SHIM.glob("*.h")])
+    includes = [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
+    command = [found, *FLAGS, *flags, *TORCH, f"-I{SHIM}", *includes, "-x", "c++", "-c"]
+
+    def compiled(source: Path) -> Path:
+        key = digest([source, *headers], [*command, torch.__version__, version])
+        return make([*command, str(source)], KEPT / f"{source.stem}-{key}.o")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = [str(path) for path in pool.map(compiled, sources)]
+    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
+    link = [found, "-shared", *flags, *objects, *torch_libraries]
+    return make(link, KEPT / f"lib{name}-{digest([], link)}.so")
+
+
+def cuda_kernels(sanitize: bool = False) -> Path:
+    """Return a library of all .cu files that runs their kernels on the CPU."""
+    sources = [*sorted((ROOT / "csrc").glob("*.cu")), SHIM / "exports.cpp"]
+    flags = ["-DMSR_CUDA_SHIM", *(SANITIZE if sanitize else ())]
+    return library("shim", sources, flags)
+
+
+def cpu_kernels() -> Path:
+    """Return a library of the CPU kernels under the sanitizers."""
+    flags = ["-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", *SANITIZE]
+    return library("cpu", sorted((ROOT / "csrc").glob("*.cpp")), flags)
+
+
+def faults(sanitize: bool) -> Path:
+    """Return the program of faults.cpp."""
+    found = compiler()
+    assert found is not None
+    source = SHIM / "faults.cpp"
+    command = [found, *FLAGS, *(SANITIZE if sanitize else ()), str(source)]
+    return make(command, KEPT / f"faults-{digest([source, *sorted(SHIM.glob('*.h'))], command)}")
