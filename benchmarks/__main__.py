@@ -12,9 +12,11 @@ from benchmarks import common
 BENCHMARKS = {
     "flow_warp": "benchmarks.ops.flow_warp",
     "deform_conv2d": "benchmarks.ops.deform_conv2d",
+    "flow_guided_deform_conv2d": "benchmarks.ops.flow_guided_deform_conv2d",
     "correlation": "benchmarks.ops.correlation",
     "conv_transpose2d": "benchmarks.ops.conv_transpose2d",
     "conv_pixel_shuffle": "benchmarks.ops.conv_pixel_shuffle",
+    "yuv": "benchmarks.pipelines.yuv",
 }
 
 
