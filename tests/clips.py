@@ -215,11 +215,11 @@ def truncate(path: Path, share: float = 0.7) -> Path:
     return path
 
 
-def corrupt(path: Path, number: int = 4) -> Path:
-    """Overwrite the middle of one video packet; its container stays whole."""
+def corrupt(path: Path) -> Path:
+    """Overwrite the middle of the largest video packet but the first; its container stays whole."""
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        at, size = packets[number].pos, packets[number].size
+        packets = [packet for packet in container.demux(video=0) if packet.size and packet.pos is not None]
+        at, size = max(((packet.pos, packet.size) for packet in packets[1:]), key=lambda place: place[1])
     data = bytearray(path.read_bytes())
     data[at + size // 4 : at + size * 3 // 4] = np.random.default_rng(0).bytes(size * 3 // 4 - size // 4)
     path.write_bytes(data)

@@ -12,13 +12,12 @@ from typing import Any
 import av
 
 from msr.errors import InputError, WorkError
-from msr.io.described import reason
+from msr.io.described import main_video, reason
 from msr.io.encoding import CONTAINERS
 from msr.io.format import ClipFormat
 from msr.io.output import whole
 from msr.io.segment import START
-from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys
-from msr.io.video import main_video
+from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, unsaid
 
 #: The greatest time scale that MP4 has room for.
 _LARGEST_SCALE = (1 << 31) - 1
@@ -66,6 +65,7 @@ def assemble(
         copied = choose_streams(origin, source, suffix) if origin is not None and source is not None else None
         chosen = [origin.streams[i] for i in copied.streams] if origin is not None and copied is not None else []
         tags = kept_tags(origin.metadata) if origin is not None else {}
+        notes = list(copied.notes) if copied is not None else []
         part = stack.enter_context(whole(target))
         try:
             joined = _Joined(segments, clip)
@@ -78,9 +78,12 @@ def assemble(
                 if origin is not None:
                     out.set_chapters(cut.chapters(origin.chapters()))
                 _mux(out, joined.packets(video, cut), cut.packets(origin, chosen, copies))
+            if origin is not None and copied is not None:
+                with av.open(str(part)) as result:
+                    notes += unsaid(origin, copied, result)
         except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
             raise WorkError(f"cannot write {target}: {reason(error)}") from None
-    return list(copied.notes) if copied is not None else []
+    return notes
 
 
 def _options(suffix: str, clip: ClipFormat, streams: Sequence[Any], tags: dict[str, str]) -> dict[str, str]:
@@ -95,7 +98,9 @@ def _options(suffix: str, clip: ClipFormat, streams: Sequence[Any], tags: dict[s
         if stream.type == "audio" and stream.codec_context is not None and stream.codec_context.sample_rate > 0:
             scale = math.lcm(scale, stream.codec_context.sample_rate)
     options = {"movie_timescale": str(scale if scale <= _LARGEST_SCALE else video)}
-    return options | ({"movflags": "+use_metadata_tags"} if own_keys(tags) else {})
+    # The muxer writes a cover only where it writes no keys.
+    keys = own_keys(tags) and not any(is_cover(stream) for stream in streams)
+    return options | ({"movflags": "+use_metadata_tags"} if keys else {})
 
 
 def _add_video(
@@ -216,7 +221,7 @@ class _Cut:
         self, origin: av.container.InputContainer | None, chosen: Sequence[Any], copies: dict[int, Any]
     ) -> Iterator[tuple[Fraction, av.Packet]]:
         """The packets of the other streams with their times in seconds."""
-        wanted = [stream for stream in chosen if stream.type != "attachment"]
+        wanted = [stream for stream in chosen if copies[stream.index].type != "attachment"]
         if origin is None or not wanted:
             return
         for packet in origin.demux(wanted):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import av
 import av.logging
 
+from msr.errors import InputError
 from msr.io.format import ChromaLocation
 
 _LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
@@ -52,6 +54,15 @@ def chroma_location(container: av.container.InputContainer, stream: av.VideoStre
             if word in _LOCATIONS:
                 return cast(ChromaLocation, word)
     return "unspecified"
+
+
+def main_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first video stream that is not a cover picture; ``InputError`` where there is no video."""
+    streams = container.streams.video
+    if not streams:
+        raise InputError(f"{path} holds no video")
+    moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
+    return (moving or list(streams))[0]
 
 
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:

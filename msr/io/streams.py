@@ -12,13 +12,22 @@ import av
 from av.stream import Discard, Disposition
 
 from msr.errors import InputError
-from msr.io.described import reason
+from msr.io.described import main_video, reason
 from msr.io.encoding import CONTAINERS
 from msr.io.image import IMAGE_SUFFIXES
-from msr.io.video import main_video
 
 #: Tags that a muxer writes anew or that describe the old coding of the video.
 _OWN = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
+
+#: Matroska keeps covers as attachments of these names, by codec.
+_COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+
+#: Languages that ISO 639-2 names twice: QuickTime and FFmpeg's QuickTime files use the second.
+QUICKTIME_LANGUAGES = {
+    "deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "ces": "cze", "ron": "rum", "slk": "slo",
+    "sqi": "alb", "hye": "arm", "eus": "baq", "mya": "bur", "kat": "geo", "mkd": "mac", "msa": "may", "fas": "per",
+    "bod": "tib", "cym": "wel",
+}  # fmt: skip
 
 #: What the user data of MP4 and QuickTime has names for; anything else goes into its list of keys and values.
 _ITUNES = {
@@ -96,7 +105,9 @@ def choose_streams(container: av.container.InputContainer, source: Path, suffix:
             continue
         if belongs_to_chapters(stream, container) or is_timecode(stream):
             continue
-        if fits(stream, suffix):
+        if is_cover(stream) and suffix != ".mp4" and not (suffix == ".mkv" and stream.codec_context.name in _COVERS):
+            notes.append(f"{suffix} cannot hold the cover picture (stream {stream.index}); it is left out")
+        elif fits(stream, suffix):
             fitting.append(stream.index)
         elif stream.type in ("data", "unknown"):
             notes.append(f"{suffix} cannot hold the data of stream {stream.index} ({kind(stream)}); it is left out")
@@ -123,10 +134,25 @@ def add_copy(target: av.container.OutputContainer, stream: Any) -> Any:
     """Add a stream to a container as it is, with its tags and its role."""
     if stream.type == "attachment":
         return target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+    if is_cover(stream) and target.format.name == "matroska":
+        name, media = _COVERS[stream.codec_context.name]
+        return target.add_attachment(name, media, _cover(stream))
     copy = target.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition
-    copy.metadata.update(kept_tags(stream.metadata))
+    tags = kept_tags(stream.metadata)
+    if target.format.name == "mov" and "language" in tags:
+        tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
+    copy.metadata.update(tags)
     return copy
+
+
+def _cover(stream: Any) -> bytes:
+    """The picture that a stream is, read through a file handle of its own."""
+    with open_source(Path(stream.container.name)) as container:
+        for packet in container.demux(container.streams[stream.index]):
+            if packet.size:
+                return bytes(packet)
+    return b""
 
 
 def kept_tags(tags: dict[str, str], video: bool = False) -> dict[str, str]:
@@ -151,6 +177,33 @@ def kept_tags(tags: dict[str, str], video: bool = False) -> dict[str, str]:
 def own_keys(tags: Iterable[str]) -> bool:
     """Whether MP4 needs its list of keys for these tags."""
     return any(key.lower() not in _ITUNES for key in tags)
+
+
+def unsaid(origin: av.container.InputContainer, copied: Copied, result: av.container.InputContainer) -> list[str]:
+    """What a muxer has left out of tags and streams without a word, as sentences."""
+    notes: list[str] = []
+    after = {key.lower() for key in kept_tags(result.metadata)}
+    gone = [key for key in kept_tags(origin.metadata) if key.lower() not in after]
+    if gone:
+        notes.append(f"the container cannot hold the tags {', '.join(gone)}; they are left out")
+    written: dict[str, list[Any]] = {}
+    for stream in list(result.streams)[1:]:
+        written.setdefault(_role(stream), []).append(stream)
+    for index in copied.streams:
+        stream = origin.streams[index]
+        others = written.get(_role(stream), [])
+        if not others:
+            notes.append(f"the {kind(stream)} (stream {index}) was not written by the muxer; it is left out")
+            continue
+        other, before = others.pop(0), kept_tags(stream.metadata)
+        for key in ("language", "title"):
+            if before.get(key, "und") != "und" and key not in kept_tags(other.metadata):
+                notes.append(f"the container cannot say that the {key} of stream {index} is {before[key]}")
+    return notes
+
+
+def _role(stream: Any) -> str:
+    return "cover" if is_cover(stream) else str(stream.type)
 
 
 def is_timecode(stream: Any) -> bool:

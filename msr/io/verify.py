@@ -12,9 +12,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from msr.io.described import main_video
 from msr.io.format import UNSPECIFIED, ClipFormat, Frame, LightLevel, Mastering
 from msr.io.streams import open_source
-from msr.io.video import VideoReader, main_video
+from msr.io.video import VideoReader
 
 Verdict = Literal["kept", "changed", "lost"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import av
 
-from msr.io.streams import belongs_to_chapters, is_cover, is_timecode, kept_tags
+from msr.io.described import main_video
+from msr.io.streams import QUICKTIME_LANGUAGES, belongs_to_chapters, is_cover, is_timecode, kept_tags
 from msr.io.verify import Finding, Verdict
-from msr.io.video import main_video
 
 #: Sound that is off by less is not noticed; more is lost synchrony.
 _SYNC = Fraction(20, 1000)
@@ -175,9 +175,5 @@ def _tag_findings(what: str, a: dict[str, str], b: dict[str, str]) -> Iterator[F
         yield Finding(f"{what} {key.lower()}", value, now if now is not None else "missing", verdict)
 
 
-#: Languages that ISO 639-2 names twice, of which QuickTime knows the second.
-_TWINS = {"ger": "deu", "fre": "fra", "dut": "nld", "gre": "ell", "ice": "isl", "chi": "zho", "cze": "ces"}
-
-
 def _said(value: str) -> str:
-    return _TWINS.get(value.strip(), value.strip())
+    return QUICKTIME_LANGUAGES.get(value.strip(), value.strip())

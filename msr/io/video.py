@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +11,17 @@ import av
 from av.video.reformatter import ColorRange
 
 from msr.errors import InputError, WorkError
-from msr.io.described import chroma_location, reason, set_aside, side_data
-from msr.io.format import UNSPECIFIED, ClipFormat, Frame, PixelFormat, planar_format, read_light_level, read_mastering
+from msr.io.deinterlace import deinterlaced
+from msr.io.described import chroma_location, main_video, reason, set_aside, side_data
+from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering
 from msr.io.image import MAX_PIXELS, check_file
 from msr.io.planes import is_full_range, read_planes
 
-__all__ = ["ClipFormat", "Frame", "PixelFormat", "VideoReader"]
-
 #: Times beyond this are nonsense; it leaves room to add and to rescale them.
 _LATEST = 1 << 60
+
+#: Decoders of codecs in which a packet may hold no frame to show.
+_SEVERAL = ("vp8", "libvpx", "vp9", "libvpx-vp9", "mpeg4", "msmpeg4v3")
 
 
 class VideoReader:
@@ -101,6 +102,7 @@ class VideoReader:
         # MP4 counts in 32 bits: at finer steps than microseconds a still picture of seconds would not fit.
         self._base = self._unit if self._unit.denominator <= 1_000_000 else Fraction(1, 1_000_000)
         self._length = self._declared_length()
+        self._one_each = context.name not in _SEVERAL
         self.audio = [audio.codec_context.name for audio in self._container.streams.audio if audio.codec_context]
         self._decoded = self._wanted()
         first = next(self._decoded, None)
@@ -244,28 +246,26 @@ class VideoReader:
                     raise InputError(f"{self.path} is interlaced (frame {index}); it must be deinterlaced first")
                 yield decoded
             return
-        filtering: av.filter.Graph | None = None
-        waiting: deque[tuple[int | None, int]] = deque()
-        for decoded in self._all():
-            if filtering is None:
-                filtering = _deinterlacer(decoded, self._unit)
-            waiting.append((decoded.pts, decoded.duration))
-            filtering.vpush(decoded)
-            yield from _pull(filtering, waiting)
-        if filtering is not None:
-            filtering.vpush(None)
-            yield from _pull(filtering, waiting)
+        yield from deinterlaced(self._all(), self._unit)
 
     def _all(self) -> Iterator[av.VideoFrame]:
         """All frames as decoded, of one size and format."""
         size: tuple[int, int, str] | None = None
         count = 0
+        # Times of packets whose frame has not come yet; a decoder may drop what it cannot decode without a word.
+        due: set[int] = set()
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt and not self._passed_over():
                     raise WorkError(f"{self.path} is truncated or damaged at frame {count}")
+                if packet.size and packet.pts is not None and self._one_each and not packet.is_discard:
+                    due.add(packet.pts)
                 for decoded in self._decode(packet):
-                    if decoded.is_corrupt and not self._passed_over():
+                    missing = {time for time in due if decoded.pts is not None and time < decoded.pts}
+                    due -= missing | {decoded.pts}
+                    # Before the first key frame there is nothing to be decoded.
+                    lost = decoded.is_corrupt or (missing and count > 0)
+                    if lost and not self._passed_over():
                         raise WorkError(f"{self.path} is damaged at frame {count}")
                     now = decoded.width, decoded.height, planar_format(decoded.format.name).name
                     if size is not None and size != now:
@@ -292,15 +292,6 @@ class VideoReader:
         return self._keep_going
 
 
-def main_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first video stream that is not a cover picture; ``InputError`` where there is no video."""
-    streams = container.streams.video
-    if not streams:
-        raise InputError(f"{path} holds no video")
-    moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
-    return (moving or list(streams))[0]
-
-
 def check_range(start: float, duration: float | None) -> None:
     """Raise ``InputError`` unless a range of seconds makes sense."""
     if not math.isfinite(start) or start < 0:
@@ -320,23 +311,3 @@ def _matrix(data: bytes, rotation: int) -> tuple[int, ...] | None:
         cosine, sine = ((65536, 0), (0, 65536), (-65536, 0), (0, -65536))[round(rotation / 90) % 4]
         values = (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
     return values if values and values[:5] != (65536, 0, 0, 0, 65536) else None
-
-
-def _deinterlacer(frame: av.VideoFrame, base: Fraction) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
-    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
-    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
-    return graph
-
-
-def _pull(graph: av.filter.Graph, waiting: deque[tuple[int | None, int]]) -> Iterator[av.VideoFrame]:
-    """What the filter has ready, with the times that went in: it counts in half units."""
-    while waiting:
-        try:
-            frame = graph.vpull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
-        frame.pts, duration = waiting.popleft()
-        frame.duration = duration
-        yield frame
