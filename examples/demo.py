@@ -22,8 +22,7 @@ from msr import io
 from msr.degradation import to_tensor
 from msr.errors import MsrError
 from msr.metrics import luma, psnr, quantize
-from msr.nn.resize import resize
-from msr.ops import kernels
+from msr.ops import kernels, resize
 from msr.pipelines import merge_burst_files, upscale_image_files, upscale_video
 from msr.pipelines.choose import choose_model
 from msr.pipelines.image import Written

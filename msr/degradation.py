@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.metrics import quantize
-from msr.nn.resize import Phase, resize
+from msr.ops.resize import Phase, resize
 
 DegradationName = Literal["bi", "bd", "real", "box"]
 

@@ -20,7 +20,7 @@ from msr.degradation import (
     to_tensor,
 )
 from msr.metrics import psnr
-from msr.nn.resize import resize
+from msr.ops import resize
 from msr.train.data import augment
 
 

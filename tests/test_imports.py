@@ -12,7 +12,7 @@ ALLOWED = {
     "models": {"ops", "nn"},
     "io": set(),
     "metrics": {"nn"},
-    "degradation": {"nn", "metrics"},
+    "degradation": {"ops", "metrics"},
     "pipelines": {"ops", "nn", "models", "io", "metrics", "degradation", "_extension"},
     "train": {"ops", "nn", "models", "pipelines", "io", "metrics", "degradation"},
     "cli": {"ops", "nn", "models", "pipelines", "io", "metrics", "degradation", "train", "_extension"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from msr.nn.blocks import Trunk, conv3x3
-from msr.nn.resize import Phase, resize
 from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.ops.resize import Phase, resize
 
 
 class ImageModel(nn.Module):
@@ -17,7 +17,7 @@ class ImageModel(nn.Module):
 
     Args:
         scale: 2, 3 or 4.
-        phase: where the output pixels lie: ``"centered"`` or ``"corner"`` (see `msr.nn.resize.resize`).
+        phase: where the output pixels lie: ``"centered"`` or ``"corner"`` (see `msr.ops.resize`).
         channels: width of the trunk.
         blocks: residual blocks in the trunk.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.

@@ -9,6 +9,8 @@ from msr.ops.correlation import correlation, correlation_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d, flow_guided_deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
+from msr.ops.resize import resize, resize_reference
+from msr.ops.splat import splat, splat_reference
 
 __all__ = [
     "conv_pixel_shuffle",
@@ -24,6 +26,10 @@ __all__ = [
     "flow_warp",
     "flow_warp_reference",
     "kernels",
+    "resize",
+    "resize_reference",
+    "splat",
+    "splat_reference",
 ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from msr import io
 from msr.errors import InputError
 from msr.metrics import luma, psnr, ssim
-from msr.nn.resize import resize
+from msr.ops.resize import resize
 from msr.pipelines.chart import Curve, draw_curves
 from msr.pipelines.compare_page import Album, Shown, write_page
 from msr.pipelines.progress import progress_bar

@@ -16,7 +16,7 @@ from msr.errors import InputError
 from msr.io.frames import image_files
 from msr.io.image import convert_depth, read_image
 from msr.metrics import luma, psnr, quantize
-from msr.nn.resize import resize
+from msr.ops.resize import resize
 from msr.pipelines.choose import choose_model
 
 BURST_COUNTS = (2, 4, 8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msr.errors import InputError
-from msr.nn.resize import resize
+from msr.ops.resize import resize
 
 #: A picture as the public functions take and give it.
 Image = np.ndarray | Tensor

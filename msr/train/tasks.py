@@ -20,7 +20,7 @@ from msr.degradation import (
 )
 from msr.errors import InputError
 from msr.metrics import luma, psnr, quantize
-from msr.nn.resize import resize
+from msr.ops.resize import resize
 from msr.pipelines.evaluate import crop_to_multiple, read_rgb
 from msr.train.config import Config
 from msr.train.data import ClipSet, PhotoSet, augment, list_clips, list_photos

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from msr.models import ARCHITECTURES, BurstModel, ImageModel, VideoModel, build_model
 from msr.nn.flow import steady_flow
-from msr.nn.resize import resize
+from msr.ops import resize
 
 SMALL: dict[str, Any] = {"channels": 8, "blocks": 1}
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from msr.models import build_model
-from msr.nn.resize import resize
+from msr.ops import resize
 
 
 class Convolutions(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from msr.degradation import degrade_bd, degrade_bi, gaussian_blur, to_tensor
 from msr.errors import InputError
 from msr.models import build_model, save_model
-from msr.nn.resize import resize
+from msr.ops import resize
 from msr.pipelines.evaluate import PROTOCOLS, evaluate
 
 

@@ -11,7 +11,7 @@ from pipelines.networks import Convolutions, Running, stirred
 import msr
 from msr.errors import InputError
 from msr.io import convert_depth, read_image, write_image
-from msr.nn.resize import resize
+from msr.ops import resize
 from msr.pipelines import tiling, upscale_image_files
 from msr.pipelines.tiling import choose_tile, plan_tiles
 

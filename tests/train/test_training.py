@@ -17,7 +17,7 @@ from originals import frame_folder, moving, photo_folder, video_file
 
 from msr.errors import InputError
 from msr.models import ModelCard, build_model, load_model, save_model
-from msr.nn.resize import resize
+from msr.ops import resize
 from msr.train import train
 from msr.train.config import Config, DataConfig, DegradationConfig, TrainConfig
 from msr.train.loop import Trainer, _batches
