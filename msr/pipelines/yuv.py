@@ -46,8 +46,8 @@ POSITIONS: dict[str, tuple[float, float]] = {
 }
 
 
-#: Pixels that are converted at a time on a CPU: their temporaries stay in its cache.
-BAND = 1 << 19
+#: Pixels that are converted at a time on a CPU: few enough to bound the temporaries, many enough to keep threads busy.
+BAND = 1 << 21
 #: Rows above and below a band that its chroma is lowered from.
 HALO = 2
 
@@ -119,18 +119,20 @@ def to_rgb(planes: Sequence[Tensor], format: FormatLike) -> Tensor:
     kr, kg, kb = _weights(format)
     # Scaled so that red is luma and its chroma, blue luma and its chroma.
     factors = 2 * (1 - kb) / chroma_scale, 2 * (1 - kr) / chroma_scale
-    blueness, redness = (
-        _widen(plane.to(torch.float32).sub_(chroma_offset).mul_(factor), format)
-        for plane, factor in zip(planes[1:], factors, strict=True)
-    )
+    subsampled = pixels.chroma_x or pixels.chroma_y
+    chroma = list(planes[1:])
+    if subsampled:
+        chroma = [_widen(plane.to(torch.float32).sub_(chroma_offset), format) for plane in chroma]
     for rows in _bands(format, rgb.device):
         red, green, blue = rgb[0, :, rows]
         # Green holds Y / kg at first; then Y = kr R + kg G + kb B is solved for G.
         green.copy_(planes[0][rows]).sub_(offset).mul_(1 / (kg * scale))
-        _raise(redness, red, rows, format)
-        _raise(blueness, blue, rows, format)
-        red.add_(green, alpha=kg)
-        blue.add_(green, alpha=kg)
+        for colour, plane, factor in zip((blue, red), chroma, factors, strict=True):
+            if subsampled:
+                _raise(plane, colour, rows, format)
+            else:
+                colour.copy_(plane[rows]).sub_(chroma_offset)
+            colour.mul_(factor).add_(green, alpha=kg)
         green.sub_(red, alpha=kr / kg).sub_(blue, alpha=kb / kg)
     return rgb
 
@@ -218,7 +220,7 @@ def _shapes(format: FormatLike) -> list[tuple[int, int]]:
 
 
 def _bands(format: FormatLike, device: torch.device) -> Iterator[slice]:
-    """Rows to work on at a time: on a CPU, as many as its cache holds; an even number, as chroma needs it."""
+    """Rows to work on at a time, an even number as chroma needs it; on a GPU, all of them."""
     rows = max(2, BAND // format.width // 2 * 2) if device.type == "cpu" else format.height + 1
     for top in range(0, format.height, rows):
         yield slice(top, min(top + rows, format.height))
@@ -256,14 +258,16 @@ def _write_codes(values: Tensor, offset: float, plane: Tensor, bits: int) -> Non
 
 
 def _widen(chroma: Tensor, format: FormatLike) -> Tensor:
-    """Return chroma at the width of luma, with its first and last row repeated before and after it."""
-    if format.pixels.chroma_x:
-        wide = chroma.new_empty((len(chroma) + 2, format.width))
-        columns = torch.cat((chroma[:, :1], chroma, chroma[:, -1:]), dim=1)
-        _double(columns.T, POSITIONS[format.chroma_location][0], wide[1:-1].T)
+    """Return chroma at the width of luma, with its first and last row repeated before and after it for ``_raise``."""
+    pad = format.pixels.chroma_y
+    if not format.pixels.chroma_x:
+        return torch.cat((chroma[:1], chroma, chroma[-1:]))
+    wide = chroma.new_empty((len(chroma) + 2 * pad, format.width))
+    columns = torch.cat((chroma[:, :1], chroma, chroma[:, -1:]), dim=1)
+    _double(columns.T, POSITIONS[format.chroma_location][0], wide[pad : len(wide) - pad].T)
+    if pad:
         wide[0], wide[-1] = wide[1], wide[-2]
-        return wide
-    return torch.cat((chroma[:1], chroma, chroma[-1:]))
+    return wide
 
 
 def _raise(wide: Tensor, out: Tensor, rows: slice, format: FormatLike) -> None:
@@ -271,7 +275,7 @@ def _raise(wide: Tensor, out: Tensor, rows: slice, format: FormatLike) -> None:
     if format.pixels.chroma_y:
         _double(wide[rows.start // 2 : (rows.stop + 1) // 2 + 2], POSITIONS[format.chroma_location][1], out)
     else:
-        out.copy_(wide[rows.start + 1 : rows.stop + 1])
+        out.copy_(wide[rows])
 
 
 def _double(rows: Tensor, position: float, out: Tensor) -> None:
