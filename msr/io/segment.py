@@ -26,6 +26,7 @@ START = "MSR_START"
 #: Matroska counts milliseconds, whatever the clip does. Ticks of the clip are written as if they were
 #: milliseconds, so that every time comes back exactly; no other container holds all codecs and all their tags.
 TICK = Fraction(1, 1000)
+_EARLY = 1 << 40
 
 
 class SegmentWriter:
@@ -53,6 +54,7 @@ class SegmentWriter:
         self._clip = clip
         self._durations: dict[int, int] = {}
         self._first: int | None = None
+        self._coded = 0
         encoder = choose_encoder(settings, clip.pixels.bits, suffix.lower())
         options = encoder_options(encoder, clip, settings)
         with contextlib.ExitStack() as stack:
@@ -138,7 +140,11 @@ class SegmentWriter:
         for packet in packets:
             # The end of the longest packet becomes the length of the file, which tells how long the last frame is.
             packet.duration = self._durations.pop(packet.pts or 0, 1)
+            # Encoders give decoding times that uneven frames contradict; ``assemble`` makes better ones. These only
+            # increase and lie before every frame, as the muxer demands.
+            packet.dts = self._coded - _EARLY
             packet.time_base = TICK
+            self._coded += 1
             self._container.mux(packet)
 
 

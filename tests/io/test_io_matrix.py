@@ -1,0 +1,202 @@
+"""Every kind of clip comes out as it went in: code values, times, colours, and all other streams."""
+
+import itertools
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from clips import MATRIX, TITLE, Recipe, make, write
+from passing import passed, read
+
+from msr.errors import InputError
+from msr.io import EncoderSettings, VideoReader, audit, check_container
+
+#: Encoders for H.264, H.265 and VP9 can do without loss, from and to planes of Y, U and V.
+LOSSLESS = [name for name, recipe in MATRIX.items() if recipe.pix_fmt not in ("gray", "bgr0") and name != "av1"]
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_clip_passes_unharmed(tmp_path: Path, name: str) -> None:
+    source = make(tmp_path, name)
+    target = tmp_path / f"out{source.suffix}"
+    before, notes = passed(source, target)
+    assert not notes
+    after = read(target)
+    same(before, after, exact=True)
+    assert {(row.what, row.verdict) for row in audit(source, target) if row.verdict != "kept"} == set()
+    assert facts(target) == facts(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("plain", ".mkv"), ("vfr", ".mkv"), ("vfr-mkv", ".mp4"), ("vfr", ".webm"), ("late-video", ".mkv"),
+        ("pq", ".mkv"), ("pq", ".mov"), ("hlg", ".mp4"), ("full", ".webm"), ("601", ".webm"), ("centred", ".mkv"),
+        ("top-left", ".mp4"), ("prores", ".mkv"), ("vp9", ".mp4"), ("vp9", ".mkv"), ("rotated", ".mkv"),
+        ("rotated-mkv", ".mov"), ("mirrored", ".webm"), ("late-audio", ".mkv"), ("two-audio", ".mov"),
+        ("chapters", ".mkv"), ("chapters-mkv", ".mp4"), ("chapters", ".webm"), ("cover", ".mkv"), ("one", ".mkv"),
+        ("odd", ".webm"), ("ntsc", ".mov"), ("anamorphic", ".mkv"), ("subtitles", ".mov"), ("422", ".webm"),
+    ],
+)  # fmt: skip
+def test_a_clip_passes_into_another_container(tmp_path: Path, name: str, suffix: str) -> None:
+    source, target = make(tmp_path, name), tmp_path / f"out{suffix}"
+    before, notes = passed(source, target)
+    assert not notes
+    same(before, read(target), exact=suffix in (".mp4", ".mov"))
+    assert {(row.what, row.verdict) for row in audit(source, target) if row.verdict != "kept"} == set()
+
+
+def same(before: list[Any], after: list[Any], exact: bool) -> None:
+    assert len(before) == len(after)
+    for a, b in zip(before, after, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
+        shown = [frame.pts * frame.format.time_base for frame in (a, b)]
+        if exact:
+            assert shown[0] == shown[1]
+        # Matroska counts milliseconds from 0: where sound comes before the first frame, all moves together.
+        begun = [frames[0].pts * frames[0].format.time_base for frames in (before, after)]
+        assert abs((shown[0] - begun[0]) - (shown[1] - begun[1])) <= Fraction(1, 1000)
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What PyAV sees beside the video, without msr's own audit."""
+    with av.open(str(path)) as container:
+        streams = list(container.streams)
+        found: dict[str, Any] = {
+            "title": container.metadata.get("title"),
+            "created": container.metadata.get("creation_time"),
+            "chapters": [(c["start"] * c["time_base"], c["metadata"]) for c in container.chapters()],
+            "languages": [stream.metadata.get("language") for stream in streams],
+            "types": [stream.type for stream in streams],
+            "attachments": [stream.data for stream in streams if stream.type == "attachment"],
+            "rotation": next(container.decode(video=0)).rotation,
+        }
+    with av.open(str(path)) as container:
+        packets: dict[int, list[Any]] = {}
+        for packet in container.demux():
+            if packet.size and packet.stream.type in ("audio", "subtitle"):
+                packets.setdefault(packet.stream.index, []).append((packet.pts * packet.time_base, bytes(packet)))
+    return found | {"packets": packets}
+
+
+def test_the_facts_are_there_to_be_kept(tmp_path: Path) -> None:
+    """The clips have what their names say: a test that compares nothing with nothing would pass."""
+    assert len(facts(make(tmp_path, "two-audio"))["packets"]) == 2
+    late = facts(make(tmp_path, "late-audio"))["packets"][1]
+    assert late[0][0] == Fraction(1, 2) - Fraction(1024, 48000)
+    assert [data for _, data in facts(make(tmp_path, "subtitles-mkv"))["packets"][1]] == [b"Hello", b"so long"]
+    assert facts(make(tmp_path, "subtitles-mkv"))["attachments"] == [bytes(range(200))]
+    chapters = facts(make(tmp_path, "chapters"))
+    assert chapters["chapters"] == [(0, {"title": "Arrival"}), (Fraction(48, 100), {"title": "Évening"})]
+    assert (chapters["title"], chapters["created"]) == (TITLE, "2021-03-04T05:06:07.000000Z")
+    assert facts(make(tmp_path, "rotated"))["rotation"] == 90
+    with VideoReader(make(tmp_path, "pq")) as clip:
+        assert (clip.format.matrix, clip.format.primaries, clip.format.transfer) == (9, 9, 16)
+        assert clip.format.pixels.name == "yuv420p10le"
+        assert clip.format.light_level is not None
+        assert (clip.format.light_level.max_content, clip.format.light_level.max_average) == (1000, 400)
+        assert clip.format.mastering is not None
+        assert clip.format.mastering.luminance == (Fraction(1, 10000), 1000)
+        assert clip.format.mastering.primaries is not None
+        assert clip.format.mastering.primaries[0] == (Fraction(35400, 50000), Fraction(14600, 50000))
+    with VideoReader(make(tmp_path, "centred")) as clip:
+        assert clip.format.chroma_location == "center"
+    with VideoReader(make(tmp_path, "anamorphic")) as clip:
+        assert clip.format.aspect == Fraction(32, 27)
+    with VideoReader(make(tmp_path, "full")) as clip:
+        assert clip.format.full_range
+    with VideoReader(make(tmp_path, "mirrored")) as clip:
+        assert (clip.format.turns, clip.format.mirrored) == (0, True)
+    with VideoReader(make(tmp_path, "vfr")) as clip:
+        shown = [frame.pts * clip.format.time_base for frame in clip]
+    assert shown == [Fraction(time, 3000) for time in (0, 300, 400, 1000, 1100, 4000, 4001, 4100)]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_reordered_frames_keep_their_times_over_the_seams(tmp_path: Path, codec: str) -> None:
+    """Frames that are coded out of order, at uneven times, in segments shorter than the encoder's delay."""
+    times = tuple(int(time) for time in np.cumsum(np.random.default_rng(1).integers(1, 4000, 40)))
+    source = write(tmp_path / "a.mp4", Recipe(frames=40, times=times, base=Fraction(1, 3000)))
+    for segment in (1, 2, 7, 40):
+        before, _ = passed(source, tmp_path / "b.mp4", segment=segment, settings=EncoderSettings(codec, crf=30))
+        assert [f.pts for f in read(tmp_path / "b.mp4")] == [f.pts for f in before]
+        with av.open(str(tmp_path / "b.mp4")) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        decoded = [packet.dts for packet in packets]
+        assert all(a < b for a, b in itertools.pairwise(decoded))
+        assert all(packet.pts >= packet.dts for packet in packets)
+        assert [packet.is_keyframe for packet in packets][::segment] == [True] * len(packets[::segment])
+
+
+def test_the_last_frame_is_shown_as_long_as_it_was(tmp_path: Path) -> None:
+    source = make(tmp_path, "ntsc")
+    for suffix in (".mp4", ".mov"):
+        passed(source, tmp_path / f"out{suffix}", segment=5)
+        with av.open(str(source)) as a, av.open(str(tmp_path / f"out{suffix}")) as b:
+            lengths = [c.streams.video[0].duration * c.streams.video[0].time_base for c in (a, b)]
+        assert lengths[0] == lengths[1] == 12 * Fraction(1001, 30000)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_stretch_begins_at_zero_with_its_own_sound_and_chapters(tmp_path: Path, suffix: str) -> None:
+    recipe = Recipe(suffix, frames=25, audio=(("eng", 0),), chapters=True, subtitles=True)
+    source = write(tmp_path / f"a{suffix}", recipe)
+    target = tmp_path / f"b{suffix}"
+    frames, _ = passed(source, target, start=0.12, duration=0.6)
+    assert [frame.pts * frame.format.time_base for frame in frames][:: len(frames) - 1] == [
+        Fraction(12, 100),
+        Fraction(68, 100),
+    ]
+    after = read(target)
+    sound = [facts(path)["packets"] for path in (source, target)]
+    number = next(i for i, track in sound[0].items() if len(track) == 13)
+    kept = {data: time for time, data in sound[1][number]}
+    whole = {data: time for time, data in sound[0][number]}
+    assert len(kept) == len(sound[1][number]) < len(whole)
+    # In time with the picture, to the millisecond of Matroska.
+    begin = after[0].pts * after[0].format.time_base
+    for data, time in kept.items():
+        assert abs((time - begin) - (whole[data] - Fraction(12, 100))) <= Fraction(2, 1000)
+    with av.open(str(target)) as container:
+        chapters = [(float(c["start"] * c["time_base"]), c["metadata"]["title"]) for c in container.chapters()]
+    assert chapters == [(0, "Arrival"), (pytest.approx(0.36), "Évening")]
+    texts = [bytes(p)[2 * (suffix == ".mp4") :] for _, p in sound[1][next(i for i in sound[1] if i != number)]]
+    assert [text for text in texts if text] == [b"Hello", b"so long"]
+
+
+def test_what_does_not_fit_is_said_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.webm cannot hold the aac audio \(stream 1\) of .*; choose \.mkv"):
+        check_container(make(tmp_path, "plain"), ".webm")
+    with pytest.raises(InputError, match=r"letters\.ttf attachment"):
+        check_container(make(tmp_path, "subtitles-mkv"), ".mp4")
+    with pytest.raises(InputError, match="no container"):
+        check_container(None, ".avi")
+    assert check_container(make(tmp_path, "cover"), ".mov") == [
+        ".mov cannot hold the cover picture (stream 2); it is left out"
+    ]
+    notes = check_container(make(tmp_path, "two-audio"), ".y4m")
+    assert notes[1] == "pictures and y4m hold no other streams: aac audio, aac audio left out"
+
+
+def test_tags_that_only_their_writer_knows_are_kept(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with (
+        av.open(str(make(tmp_path, "plain"))) as old,
+        av.open(str(source), "w", container_options={"movflags": "use_metadata_tags"}) as new,
+    ):
+        copies = {stream.index: new.add_stream_from_template(stream, opaque=True) for stream in old.streams}
+        new.metadata.update({"com.example.camera": "Model 5", "comment": "near the pier"})
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux(packet)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        _, notes = passed(source, tmp_path / f"b{suffix}")
+        assert not notes
+        with av.open(str(tmp_path / f"b{suffix}")) as container:
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+        assert (tags["com.example.camera"], tags["comment"]) == ("Model 5", "near the pier"), json.dumps(tags)
