@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import clips
 import cv2
 import numpy as np
 import pytest
@@ -157,6 +158,29 @@ def test_clips_of_different_lengths(tmp_path: Path) -> None:
     result = compare(long, short, tmp_path / "page.html")
     assert result.frames == 3
     assert "Only the 3 frames that all have are compared: B: short.mp4 ends there." in result.notes
+
+
+def test_turned_and_anamorphic_clips_are_shown_as_meant(tmp_path: Path) -> None:
+    for name in ("rotated", "mirrored"):
+        path = clips.make(tmp_path, name)
+        data = data_of(compare(path, path, tmp_path / f"{name}.html", frames=1).path)
+        with io.open_clip(path) as reader:
+            upright = next(iter(reader)).pixels  # by swscale
+        shown = decoded(data["sources"][0]["pictures"][0])
+        assert (data["height"], data["width"]) == upright.shape[:2] == shown.shape[:2]
+        assert np.abs(shown.astype(int) - upright).mean() < 6  # chroma lies elsewhere there
+        assert np.abs(shown.astype(int) - upright[:, ::-1]).mean() > 20
+    path = clips.make(tmp_path, "anamorphic")
+    data = data_of(compare(path, path, tmp_path / "wide.html").path)
+    source = data["sources"][0]
+    assert data["width"] == round(source["width"] * 32 / 27)
+    assert decoded(source["pictures"][0]).shape[:2] == (data["height"], source["width"])
+
+
+def test_hdr_is_said(tmp_path: Path) -> None:
+    path = clips.make(tmp_path, "pq")
+    notes = compare(path, path, tmp_path / "page.html").notes
+    assert "A is HDR (PQ), shown and measured as coded, without tone mapping." in notes
 
 
 def test_the_page_is_bounded(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import av
+import clips
 import numpy as np
 import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from msr.errors import InputError
+from msr.io import open_clip
 from msr.pipelines import yuv
 from msr.pipelines.yuv import LUMA, POSITIONS, from_rgb, to_rgb
 
@@ -193,6 +196,15 @@ def test_swscale_agrees(matrix: int, full: bool, name: str, x: int, y: int) -> N
     middle = slice(4, -4)
     assert np.abs(ours - theirs)[middle, middle].max() <= 1.5
     assert np.abs(theirs[middle, middle] - 255 * rgb[0].permute(1, 2, 0).numpy()[middle, middle]).max() <= 3.5
+
+
+@pytest.mark.parametrize("name", ["plain", "pq", "601", "709", "full", "centred", "top-left", "422", "444", "gray",
+                                  "rgb", "prores", "odd", "odd-vp9"])  # fmt: skip
+def test_frames_of_clips_come_back_exactly(tmp_path: Path, name: str) -> None:
+    with open_clip(clips.make(tmp_path, name)) as clip:
+        for frame in clip:
+            planes = [torch.from_numpy(plane) for plane in frame.planes]
+            assert_same(from_rgb(to_rgb(planes, frame.format), frame.format), planes, name)
 
 
 def test_codes_are_clamped_to_the_depth() -> None:
