@@ -17,8 +17,8 @@ INTRODUCTION = """# Ops
 
 Tensors in, tensors out, by `from msr.ops import NAME`. Each op has a reference in plain PyTorch, `NAME_reference`,
 which defines it, serves where no kernel does and is what the tests compare with; `msr info` tells which kernel runs
-where. All are registered with PyTorch: autograd, `torch.compile(fullgraph=True)`, `torch.export` and autocast know them. Wrong
-arguments raise a `ValueError` that prints the shapes and dtypes it got.
+where. All are registered with PyTorch: autograd, `torch.compile(fullgraph=True)`, `torch.export` and autocast know them.
+Wrong arguments raise a `ValueError` that prints the shapes and dtypes it got.
 
 Flows are in pixels, x (right) before y (down), from the target to the source; pixel centres lie at whole numbers.
 """
@@ -35,7 +35,7 @@ FORMULAS = {
     "correlation_lookup": "out(dy, dx, p) = mean over c of a(c, p) b(c, coords(p) + (dy, dx)), b read bilinearly",
     "splat": "out(q) = sum over p of k(q - p - flow(p)) x(p), normalised as the mode says",
     "resize": "out(i) = sum over j of k((i + 1/2) / scale - 1/2 - j) x(j) along either axis",
-    "kernel_merge": "out(q) = sum over frames and pixels of w(n, p) exp(-d' C d / 2) x(n, p) / sum of the same without x",
+    "kernel_merge": "out(q) = sum over frames n, pixels p of w(n, p) exp(-d' C d / 2) x(n, p) / sum without x",
 }
 
 
