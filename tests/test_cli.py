@@ -121,20 +121,6 @@ def test_a_process_says_it_too(stock: Path) -> None:
     assert run.stderr == b"msr: error: none.png does not exist\n"
 
 
-def test_an_interrupt_leaves_nothing(stock: Path, tmp_path: Path) -> None:
-    source = clip(tmp_path / "long.mp4", 400)
-    command = [sys.executable, "-m", "msr", "video", source, "-o", tmp_path / "out.mp4", *VIDEO]
-    process = subprocess.Popen(command, cwd=stock, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert list(tmp_path.glob(".out.*")), "the work has not begun"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (130, b"msr: interrupted\n")
-    assert list(tmp_path.iterdir()) == [source]
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 def test_a_full_disk_is_one_sentence(
     stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

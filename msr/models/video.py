@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
 from msr.nn.flow import FlowNetwork
-from msr.nn.resize import Phase, resize
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops import flow_warp
+from msr.ops.resize import Phase, resize
 
 
 class VideoState(NamedTuple):
@@ -52,6 +52,7 @@ class VideoModel(nn.Module):
 
     kind = "video"
     lookahead = 1
+    state_type = VideoState
 
     def __init__(
         self,

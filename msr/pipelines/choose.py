@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msr.errors import InputError
 from msr.models import available_models, load_model
+from msr.ops.resize import Phase
 
 #: A name that ships, a weights file, or a loaded module.
 Model = str | Path | nn.Module
@@ -37,6 +38,11 @@ class Chosen:
     def place(self, x: Tensor) -> Tensor:
         """Put RGB ``(1, 3, H, W)`` float32 on the model's device, in the memory format of its precision."""
         return x.to(self.device, memory_format=self._memory_format)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the output pixels lie."""
+        return getattr(self.module, "phase", "centered")
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -94,6 +100,24 @@ def choose_model(
         raise InputError(f"{label} enlarges {own} times, not {scale}")
     halo = int(getattr(module, "halo", _HALO))
     return Chosen(module, kind, own, halo, place, precision)
+
+
+def nearest_scale(kind: str, factor: float) -> int:
+    """The scale of the weights that ship for a kind from which a factor is best reached: the least that is as large.
+
+    Where all are smaller it is the largest of them.
+
+    Raises:
+        InputError: no weights of that kind ship.
+
+    Example:
+        >>> nearest_scale("image", 1.5)    # doctest: +SKIP
+        2
+    """
+    scales = sorted({card.scale for card in available_models() if card.kind == kind})
+    if not scales:
+        raise InputError(f"no {kind} weights ship; name a weights file")
+    return next((scale for scale in scales if scale >= factor), scales[-1])
 
 
 def resolve_device(device: str) -> torch.device:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
 
 #: Width in LR pixels of the band on either side of a join in which two tiles fade into each other.
 FADE = 8
+
+#: Tiles are read from multiples of this many LR pixels on: the coarsest step of the flow network's pyramid.
+ALIGN = 8
 
 #: Peak of memory for one LR pixel in float32 at x4, measured on the CPU with 48 channels: image 2,700, burst 5,200,
 #: video 6,400; rounded up.
@@ -53,9 +56,11 @@ class Tiles:
         return len(self.rows) * len(self.columns)
 
     def cut(self, x: Tensor, index: int) -> Tensor:
-        """The part of ``x (..., H, W)`` that tile ``index`` reads."""
-        row, column = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
-        return x[..., row.read_start : row.read_stop, column.read_start : column.read_stop]
+        """The part of ``x (..., sH, sW)``, for any whole s, that tile ``index`` reads."""
+        row, column = self._spans(index)
+        scale = x.shape[-2] // self.height
+        rows = slice(row.read_start * scale, row.read_stop * scale)
+        return x[..., rows, column.read_start * scale : column.read_stop * scale]
 
     def join(self, run: Callable[[int], Tensor], scale: int) -> Tensor:
         """Enlarge every tile and join the results.
@@ -78,22 +83,58 @@ class Tiles:
         """
         if len(self) == 1:
             return run(0)
-        out: Tensor | None = None
+        canvas = Canvas(self)
         for index in range(len(self)):
-            row, column = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
             tile = run(index)
+            row, column = self._spans(index)
             read = ((row.read_stop - row.read_start) * scale, (column.read_stop - column.read_start) * scale)
             if tuple(tile.shape[-2:]) != read:
                 raise ValueError(f"a tile was enlarged to {tuple(tile.shape)}, expected (1, 3, {read[0]}, {read[1]})")
-            if out is None:
-                out = torch.zeros(1, 3, self.height * scale, self.width * scale, device=tile.device)
-            top, left = (row.start - row.read_start) * scale, (column.start - column.read_start) * scale
-            high, wide = (row.stop - row.start) * scale, (column.stop - column.start) * scale
-            inner = tile[..., top : top + high, left : left + wide].float()
-            weight = _ramp(row, scale, tile.device)[:, None] * _ramp(column, scale, tile.device)
-            out[..., row.start * scale : row.stop * scale, column.start * scale : column.stop * scale] += inner * weight
-        assert out is not None
-        return out
+            canvas.add(index, tile)
+        return canvas.joined()
+
+    def _spans(self, index: int) -> tuple[Span, Span]:
+        return self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
+
+
+class Canvas:
+    """Where the tiles' results are added up; each knows its scale by its size.
+
+    Args:
+        tiles: of the picture.
+
+    Example:
+        >>> x = torch.rand(1, 5, 50, 60)
+        >>> tiles = plan_tiles(50, 60, 32, 8)
+        >>> canvas = Canvas(tiles)
+        >>> for index in range(len(tiles)):
+        ...     canvas.add(index, tiles.cut(x, index))
+        >>> bool(torch.allclose(canvas.joined(), x))
+        True
+    """
+
+    def __init__(self, tiles: Tiles) -> None:
+        self._tiles = tiles
+        self._sum: Tensor | None = None
+
+    def add(self, index: int, tile: Tensor) -> None:
+        """Add what a tile gave, ``(B, C, sh, sw)`` for a whole scale s of what it read."""
+        row, column = self._tiles._spans(index)
+        scale = tile.shape[-2] // (row.read_stop - row.read_start)
+        if self._sum is None:
+            shape = (*tile.shape[:2], self._tiles.height * scale, self._tiles.width * scale)
+            self._sum = torch.zeros(shape, device=tile.device)
+        top, left = (row.start - row.read_start) * scale, (column.start - column.read_start) * scale
+        high, wide = (row.stop - row.start) * scale, (column.stop - column.start) * scale
+        inner = tile[..., top : top + high, left : left + wide].float()
+        weight = _ramp(row, scale, tile.device)[:, None] * _ramp(column, scale, tile.device)
+        place = (..., slice(row.start * scale, row.stop * scale), slice(column.start * scale, column.stop * scale))
+        self._sum[place].addcmul_(inner, weight)
+
+    def joined(self) -> Tensor:
+        """The whole, ``(B, C, sH, sW)`` float32."""
+        assert self._sum is not None
+        return self._sum
 
 
 def plan_tiles(height: int, width: int, tile: int, halo: int) -> Tiles:
@@ -149,6 +190,36 @@ def choose_tile(tile: int | None, device: torch.device) -> int:
     return int(min(max(math.sqrt(memory / 4 / _BYTES_PER_PIXEL), 96), 1024))
 
 
+def halve_tile(tile: int, height: int, width: int) -> int:
+    """The next smaller side of tiles, for when memory is out: half of what is in use, a multiple of ``ALIGN``.
+
+    Raises:
+        WorkError: the tiles cannot be smaller.
+
+    Example:
+        >>> halve_tile(1024, 360, 640)
+        320
+    """
+    smaller = max(min(tile, max(height, width)) // 2 // ALIGN * ALIGN, 4 * FADE)
+    if smaller >= min(tile, max(height, width)):
+        raise WorkError(f"out of memory, even with tiles of {min(tile, max(height, width))} pixels a side")
+    return smaller
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a GPU or for the processor.
+
+    Example:
+        >>> out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+        True
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch has no error of its own for the processor's memory, nor oneDNN for its buffers.
+    words = ("can't allocate memory", "not enough memory", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 def _spans(size: int, tile: int, halo: int) -> tuple[Span, ...]:
     """Cut one axis evenly."""
     count = max(1, math.ceil(size / tile))
@@ -158,7 +229,8 @@ def _spans(size: int, tile: int, halo: int) -> tuple[Span, ...]:
         first, last = left == 0, right == size
         start, stop = (left if first else left - FADE), (right if last else right + FADE)
         start, stop = max(start, 0), min(stop, size)
-        read = (max(start - halo, 0), min(stop + halo, size))
+        # Pyramids halve the picture from its corner: what a tile halves together is what the whole picture does.
+        read = (max(start - halo, 0) // ALIGN * ALIGN, min(-(-(stop + halo) // ALIGN) * ALIGN, size))
         spans.append(Span(*read, start, stop, 0 if first else 2 * FADE, 0 if last else 2 * FADE))
     return tuple(spans)
 

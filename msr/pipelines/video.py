@@ -2,46 +2,91 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from msr import io
-from msr.errors import InputError
-from msr.pipelines.choose import Chosen, Model, choose_model
+from msr.errors import InputError, WorkError
+from msr.pipelines.choose import MAX_OUTPUT_PIXELS, Chosen, Model, choose_model, nearest_scale
+from msr.pipelines.clip import Plan, pipe_writer, run_clip, segment_writer
 from msr.pipelines.image import Written
-from msr.pipelines.memory import release_freed_memory
+from msr.pipelines.job import Job, describe_model, describe_source
 from msr.pipelines.pixels import Image, Layout, describe, pack, unpack
-from msr.pipelines.progress import progress_bar
-from msr.pipelines.tiling import Tiles, choose_tile, plan_tiles
+from msr.pipelines.progress import Bar, Report
+from msr.pipelines.scenes import thumbnail
+from msr.pipelines.stream import Stream
+from msr.pipelines.target import Target, bring_to
+from msr.pipelines.tiling import choose_tile
+
+#: Frames of a segment, after which a run can be taken up: at most so many are computed twice.
+SEGMENT = 96
+
+_KINDS = ("video", "image")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoOptions:
+    """What of a clip is enlarged and how it is written; see ``upscale_video``.
+
+    Args:
+        size: exactly this width and height instead of a scale.
+        fit: the largest size of the clip's shape in this width and height.
+        encoder: codec, quality and pixel format.
+        start: where to begin, in seconds after the first frame.
+        duration: seconds to enlarge; None: to the end.
+        rate: frames a second of pictures, which do not say it themselves.
+        resume: whether to go on with what a stopped run has left.
+        deinterlace: whether interlaced frames are deinterlaced; else they are refused.
+        keep_going: whether damaged places are passed over instead of an error.
+        cuts: whether the video model starts anew where a scene does.
+        segment: frames after which a run can be taken up again.
+    """
+
+    size: tuple[int, int] | None = None
+    fit: tuple[int, int] | None = None
+    encoder: io.EncoderSettings = dataclasses.field(default_factory=io.EncoderSettings)
+    start: float = 0.0
+    duration: float | None = None
+    rate: Fraction = Fraction(25)
+    resume: bool = False
+    deinterlace: bool = False
+    keep_going: bool = False
+    cuts: bool = True
+    segment: int = SEGMENT
 
 
 def upscale_frames(
     frames: Iterable[Image],
-    scale: int | None = None,
+    scale: float | None = None,
     model: Model | None = None,
     *,
     device: str = "auto",
     dtype: str = "float32",
     tile: int | None = None,
+    cuts: bool = True,
 ) -> Iterator[Image]:
     """Enlarge the frames of a clip, each yielded as soon as the frames that its model looks ahead to are there.
 
-    Source: the recurrence of ``msr.models.video``; memory does not grow with the length of the clip.
+    Source: the recurrence of ``msr.models.video``; memory does not grow with the length of the clip. Where a scene
+    seems to start, up to two frames more are waited for, to tell a cut from a flash.
 
     Args:
         frames: pictures as for ``upscale_image``, all of one size, dtype and number of channels.
-        scale: enlargement factor; None: the model's, or 4.
+        scale: enlargement factor, not necessarily whole: the nearest model, then an antialiased resize; None: the
+            model's, or 4.
         model: None for ``video-x{scale}``, a name, a weights file or a loaded module; an image model
             runs frame by frame.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.
+        cuts: whether the model starts anew where a scene does.
 
     Yields:
         One enlargement for each frame, of the same type, dtype and channels.
@@ -55,151 +100,224 @@ def upscale_frames(
         >>> [frame.shape for frame in upscale_frames(clip)]    # doctest: +SKIP
         [(96, 128, 3), (96, 128, 3), (96, 128, 3)]
     """
-    chosen = choose_model(("video", "image"), scale, model, device, dtype)
+    target = Target(scale)
+    chosen = _choose(scale, model, device, dtype)
     choose_tile(tile, chosen.device)
-    return _run_frames(frames, chosen, tile)
+    return _run_frames(frames, chosen, tile, target, cuts)
 
 
 def upscale_video(
     source: str | Path,
     target: str | Path,
-    scale: int | None = None,
+    scale: float | None = None,
     model: Model | None = None,
     *,
     device: str = "auto",
     dtype: str = "float32",
     tile: int | None = None,
-    progress: bool = False,
+    options: VideoOptions | None = None,
+    progress: bool | Report = False,
 ) -> Written:
-    """Enlarge a clip from file to file, frame by frame, with its times, colours and audio.
+    """Enlarge a clip from file to file; all but the size of its pictures stays as it is.
+
+    Times, depth, subsampling, colour and its metadata, orientation and the other streams go along as ``msr.io`` says.
+    What is done is kept beside the output until that is whole, so that a run that was stopped in any way goes on with
+    ``VideoOptions(resume=True)``; the frames are those of a run that never stopped.
 
     Args:
-        source: a clip, or a folder of pictures in natural order.
-        target: ``.mp4``, ``.mov``, ``.mkv`` (H.264) or ``.webm`` (VP9); a name without a suffix becomes a
-            folder of PNG files.
-        scale: enlargement factor; None: the model's, or 4.
+        source: a clip, a folder of pictures in natural order, a pattern such as ``frames/%05d.png``, or ``-`` for
+            y4m on standard input.
+        target: ``.mp4``, ``.mov``, ``.mkv`` or ``.webm``; a name without a suffix becomes a folder of PNG files, a
+            pattern such as ``out/%05d.png`` its pictures; ``-`` is y4m on standard output.
+        scale: enlargement factor, not necessarily whole: the nearest model, then an antialiased resize; None: the
+            model's, or 4.
         model: as for ``upscale_frames``.
         device: likewise.
         dtype: likewise.
         tile: likewise.
-        progress: whether to show a bar on a terminal.
+        options: other sizes, the encoder, the part of the clip, whether to go on with an earlier run.
+        progress: whether to show a bar on a terminal; or what else hears how it goes.
 
     Returns:
         What was written.
 
     Raises:
-        InputError: see ``upscale_frames``; also a source that cannot be read or a target that cannot be written.
-        WorkError: the clip is truncated or damaged, or writing failed; nothing is left under the target's name.
+        InputError: see ``upscale_frames``; also a source that cannot be read, a target that cannot be written, or an
+            earlier run that was asked for something else.
+        WorkError: the clip is truncated or damaged, or writing failed; nothing partial has the target's name.
+        KeyboardInterrupt: stopped by the user; its text says how to go on.
 
     Example:
         >>> upscale_video("clip.mp4", "clip-x4.mp4")    # doctest: +SKIP
     """
-    source, target = Path(source), Path(target)
+    options = options or VideoOptions()
+    asked = Target(scale, options.size, options.fit)
+    report = progress if isinstance(progress, Report) else Bar() if progress else Report()
     started = time.perf_counter()
-    if not source.is_dir():
+    source_path, target_path = Path(source), Path(target)
+    suffix = ".y4m" if str(target) == "-" else target_path.suffix
+    notes = _check(source_path, target_path, suffix)
+    with (
+        report,
+        io.open_clip(
+            source,
+            start=options.start,
+            duration=options.duration,
+            rate=options.rate,
+            deinterlace=options.deinterlace,
+            keep_going=options.keep_going,
+        ) as clip,
+    ):
+        upright = clip.format.upright_size
+        chosen = _choose(asked.factor_of(*upright), model, device, dtype)
+        choose_tile(tile, chosen.device)
+        plan = _plan(clip.format, suffix, asked, chosen, tile, options)
+        for note in [*notes, *(f"left out of {source}: {what}" for what in clip.left_out)]:
+            report.note(note)
+        if suffix == ".y4m":
+            report.begin(_label(source_path), clip.frames, 0)
+            count = run_clip(clip, dataclasses.replace(plan, segment=0), pipe_writer(sys.stdout.buffer, plan), report)
+        else:
+            facts = _facts(source_path, plan, asked, options)
+            with Job(target_path, facts, options.resume) as job:
+                _run_job(job, clip, source_path, plan, options, report)
+                count = job.frames
+                job.remove()
+        if clip.damaged:
+            report.note(f"{clip.damaged} damaged places of {source} were passed over")
+    width, height = plan.written.upright_size
+    return Written(target_path, width, height, count, time.perf_counter() - started)
+
+
+def _run_job(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions, report: Report) -> None:
+    """Make the segments that are missing and join them all; what stops it says how to go on."""
+    try:
+        if job.frames:
+            report.note(f"going on after {job.frames} frames")
+            clip.skip(job.frames)
+        report.begin(_label(source), clip.frames, job.frames)
+        icc = clip.icc if isinstance(clip, io.FolderReader) else None
+        run_clip(clip, plan, segment_writer(job, plan, options.encoder, icc), report, job.state)
+        _assemble(job, clip, source, plan, options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(job)) from None
+    except WorkError as error:
+        kept = _how_to_go_on(job)
+        raise WorkError(f"{error}; {kept}" if kept else str(error)) from None
+
+
+def _label(source: Path) -> str:
+    return "standard input" if str(source) == "-" else source.name
+
+
+def _how_to_go_on(job: Job) -> str:
+    return f"{job.frames} frames are done and kept; the same command with --resume goes on" if job.segments else ""
+
+
+def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions) -> None:
+    if job.target.suffix.lower() in io.VIDEO_SUFFIXES:
+        origin = source if isinstance(clip, io.VideoReader) else None
+        io.assemble(
+            job.target, job.finished(), origin, plan.written, start=options.start, duration=options.duration
+        )  # fmt: skip
+    else:
+        io.join_folders(job.target, job.finished())
+
+
+def _plan(
+    source: io.ClipFormat, suffix: str, asked: Target, chosen: Chosen, tile: int | None, options: VideoOptions
+) -> Plan:
+    """Sizes and formats; refuses what cannot be made before any work is done for it."""
+    upright = source.upright_size
+    wanted = asked.size_of(*upright) or (upright[0] * chosen.scale, upright[1] * chosen.scale)
+    # The network works on frames as stored.
+    stored = wanted if source.turns % 2 == 0 else (wanted[1], wanted[0])
+    chosen.check_size(source.height, source.width, "the clip")
+    if wanted[0] * wanted[1] > MAX_OUTPUT_PIXELS:
+        raise InputError(f"{wanted[0]}x{wanted[1]} pixels are too many; at most {MAX_OUTPUT_PIXELS:,} are made")
+    written = io.output_format(source, *stored, options.encoder, suffix)
+    if written.display_matrix is None and source.display_matrix is not None:
+        written = io.output_format(source, *wanted, options.encoder, suffix)
+    if asked.size is not None:
+        written = dataclasses.replace(written, aspect=_aspect(source, stored, written))
+    return Plan(chosen, written, stored, tile, options.cuts, options.segment)
+
+
+def _aspect(source: io.ClipFormat, stored: tuple[int, int], written: io.ClipFormat) -> Fraction | None:
+    """The shape of a pixel with which a stretched picture is shown as before."""
+    stretch = Fraction(source.width * stored[1], source.height * stored[0])
+    if abs(stretch - 1) < Fraction(1, 100):  # the sides were rounded
+        return written.aspect
+    aspect = (source.aspect or Fraction(1)) * stretch
+    if source.turns % 2 and written.display_matrix is None:
+        aspect = 1 / aspect
+    aspect = aspect.limit_denominator(1000)
+    return aspect if aspect != 1 else None
+
+
+def _choose(factor: float | None, model: Model | None, device: str, dtype: str) -> Chosen:
+    """The model named, or the one that ships whose scale is nearest."""
+    if model is not None or factor is None:
+        return choose_model(_KINDS, None, model, device, dtype)
+    return choose_model(_KINDS, nearest_scale(_KINDS[0], factor), None, device, dtype)
+
+
+def _facts(source: Path, plan: Plan, asked: Target, options: VideoOptions) -> dict[str, Any]:
+    """All that decides what the frames are, for the journal."""
+    return {
+        "source": describe_source(source),
+        "model": describe_model(plan.chosen.module),
+        "device": plan.chosen.device.type,
+        "dtype": str(plan.chosen.dtype),
+        "tile": plan.tile or 0,
+        "written as": str(plan.written),
+        "encoder": str(options.encoder),
+        "start": options.start,
+        "duration": options.duration,
+        "deinterlace": options.deinterlace,
+        "keep_going": options.keep_going,
+        "cuts": options.cuts,
+        "segment": options.segment,
+    }
+
+
+def _check(source: Path, target: Path, suffix: str) -> list[str]:
+    """Refuse what cannot work before anything is read; sentences on what cannot go along."""
+    plain = str(source) == "-" or source.is_dir() or io.is_pattern(source)
+    if not plain:
         io.check_file(source)
-    into_folder = _check_target(source, target)
-    chosen = choose_model(("video", "image"), scale, model, device, dtype)
-    choose_tile(tile, chosen.device)
-    with io.FolderReader(source) if source.is_dir() else io.VideoReader(source) as clip:
-        width, height = clip.format.width * chosen.scale, clip.format.height * chosen.scale
-        chosen.check_size(clip.format.height, clip.format.width, str(source))
-        audio = source if isinstance(clip, io.VideoReader) and clip.audio else None
-        count = 0
-        with (
-            progress_bar(source.name, clip.frames, "frames", progress) as advance,
-            _writer(target, into_folder, clip.format, chosen.scale, audio) as out,
-        ):
-            times: deque[tuple[int, int]] = deque()
-
-            def pixels() -> Iterator[Image]:
-                for frame in clip:
-                    times.append((frame.pts, frame.duration))
-                    yield frame.pixels
-
-            for result in _run_frames(pixels(), chosen, tile):
-                out.write(result, *times.popleft())  # type: ignore[arg-type]
-                count += 1
-                advance()
-    return Written(target, width, height, count, time.perf_counter() - started)
+    if suffix != ".y4m" or str(target) != "-":
+        io.check_output(target, [] if str(source) == "-" else [source])
+        if not suffix and target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} exists; a folder of frames is written to a new or empty one")
+        if suffix and not io.is_pattern(target):
+            io.check_video_suffix(target)
+            if target.is_dir():
+                raise InputError(f"{target} is a folder; a file name is expected")
+    return io.check_container(None if plain else source, suffix)
 
 
-def _run_frames(frames: Iterable[Image], chosen: Chosen, tile: int | None) -> Iterator[Image]:
-    """The stream: a buffer of the frames ahead, and the tiles' states."""
-    ahead = int(getattr(chosen.module, "lookahead", 0)) if chosen.kind == "video" else 0
-    waiting: deque[tuple[Tensor, Tensor | None, Layout]] = deque()
-    stream: _Stream | None = None
+def _run_frames(
+    frames: Iterable[Image], chosen: Chosen, tile: int | None, target: Target, cuts: bool
+) -> Iterator[Image]:
+    stream: Stream[tuple[Tensor | None, Layout]] | None = None
     first: Layout | None = None
+    size: tuple[int, int] | None = None
     for index, frame in enumerate(frames):
         layout = describe(frame, f"frame {index}")
-        if first is None:
+        if first is None or stream is None:
             first = layout
             chosen.check_size(*layout.size, "the clip")
-            stream = _Stream(chosen, plan_tiles(*layout.size, choose_tile(tile, chosen.device), chosen.halo))
+            size = target.size_of(layout.size[1], layout.size[0])
+            stream = Stream(chosen, layout.size, tile)
         elif layout.size != first.size:
             raise InputError(f"frame {index} is {layout}, expected {first}")
         elif (layout.channels, layout.dtype) != (first.channels, first.dtype):
             now, before = f"{layout.channels} of {layout.dtype}", f"{first.channels} of {first.dtype}"
             raise InputError(f"frame {index} has channels {now}, expected {before}")
         rgb, alpha = unpack(frame, layout, f"frame {index}")
-        waiting.append((chosen.place(rgb), alpha, layout))
-        if len(waiting) > ahead and stream is not None:
-            yield stream.step(waiting, ahead)
-    while waiting and stream is not None:
-        yield stream.step(waiting, ahead)
-
-
-class _Stream:
-    """Runs a model over the frames in order, with a recurrent state for each tile."""
-
-    def __init__(self, chosen: Chosen, tiles: Tiles) -> None:
-        self._chosen = chosen
-        self._tiles = tiles
-        self._states: list[Any] = [None] * len(tiles)
-
-    def step(self, waiting: deque[tuple[Tensor, Tensor | None, Layout]], ahead: int) -> Image:
-        """Enlarge the first waiting frame; at the end of a clip its last frame stands for those after it."""
-        # The generator may be resumed from anywhere, so that the mode is set here and not around a yield.
-        with torch.inference_mode():
-            rgb, alpha, layout = waiting[0]
-            future = [waiting[min(i, len(waiting) - 1)][0] for i in range(1, ahead + 1)]
-            enlarged = self._tiles.join(self._one(rgb, future), self._chosen.scale)
-            waiting.popleft()
-            result = pack(enlarged, alpha, layout)
-        # Less often lets the heap grow from frame to frame.
-        release_freed_memory()
-        return result
-
-    def _one(self, rgb: Tensor, future: list[Tensor]) -> Callable[[int], Tensor]:
-        tiles, module, states = self._tiles, self._chosen.module, self._states
-
-        def run(index: int) -> Tensor:
-            if self._chosen.kind == "image":
-                result: Tensor = module(tiles.cut(rgb, index))
-                return result
-            coming = torch.stack([tiles.cut(frame, index) for frame in future], 1) if future else rgb[:, None, :, :0]
-            result, states[index] = module.step(tiles.cut(rgb, index), coming, states[index])  # type: ignore[operator]
-            return result
-
-        return run
-
-
-def _writer(
-    target: Path, into_folder: bool, source: io.ClipFormat, scale: int, audio: Path | None
-) -> io.FolderWriter | io.VideoWriter:
-    if into_folder:
-        return io.FolderWriter(target)
-    return io.VideoWriter(target, source, source.width * scale, source.height * scale, audio)
-
-
-def _check_target(source: Path, target: Path) -> bool:
-    """Whether the target is a folder of frames."""
-    io.check_output(target, [source])
-    if not target.suffix:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{target} exists; a folder of frames is written to a new or empty one")
-        return True
-    io.check_video_suffix(target)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; a file name is expected")
-    return False
+        small = thumbnail(rgb[0].mean(0)) if cuts and chosen.kind == "video" else None
+        for (own, shape), large in stream.feed(chosen.place(rgb), small, (alpha, layout)):
+            yield pack(bring_to(large, size, chosen.phase), own, shape)
+    for (own, shape), large in stream.end() if stream is not None else ():
+        yield pack(bring_to(large, size, chosen.phase), own, shape)

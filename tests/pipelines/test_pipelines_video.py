@@ -132,7 +132,10 @@ def test_a_folder_of_frames_in_and_out(tmp_path: Path) -> None:
     msr.upscale_video(tmp_path / "in", tmp_path / "out", model=model)
     expected = list(msr.upscale_frames(FRAMES[:3], model=model))
     for index, frame in enumerate(expected):
-        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{index:06d}.png").pixels, frame)
+        written = read_image(tmp_path / "out" / f"{index:06d}.png").pixels
+        # Halves may round to either side, for the code values are divided in another way.
+        np.testing.assert_allclose(written.astype(int), frame.astype(int), atol=1)
+        assert (written != frame).mean() < 0.01
     with pytest.raises(InputError, match="exists"):
         msr.upscale_video(tmp_path / "in", tmp_path / "out", model=model)
     write_image(tmp_path / "in" / "9.png", picture(20, 20))
