@@ -17,8 +17,8 @@ INTRODUCTION = """# Ops
 
 Tensors in, tensors out, by `from msr.ops import NAME`. Each op has a reference in plain PyTorch, `NAME_reference`,
 which defines it, serves where no kernel does and is what the tests compare with; `msr info` tells which kernel runs
-where. All are registered with PyTorch: autograd, `torch.compile(fullgraph=True)`, `torch.export` and autocast know them.
-Wrong arguments raise a `ValueError` that prints the shapes and dtypes it got.
+where. All are registered with PyTorch: autograd, `torch.compile(fullgraph=True)`, `torch.export` and autocast know
+them. Wrong arguments raise a `ValueError` that prints the shapes and dtypes it got.
 
 Flows are in pixels, x (right) before y (down), from the target to the source; pixel centres lie at whole numbers.
 """
