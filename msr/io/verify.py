@@ -112,6 +112,8 @@ def pace(times: Sequence[Fraction]) -> str:
     gaps = [y - x for x, y in pairwise(times)]
     if not gaps:
         return "one frame"
+    if times[-1] == times[0]:
+        return "all at once"
     # Milliseconds make 33, 33 and 34 of 30 frames a second.
     if max(gaps) - min(gaps) <= Fraction(11, 10000):
         return f"{float(len(gaps) / (times[-1] - times[0])):.6g} a second"
