@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from msr.io.frames import FolderReader, is_pattern
-from msr.io.video import VideoReader, check_range
+from msr.io.video import VideoReader
 from msr.io.y4m import Y4mReader
 
 ClipReader = VideoReader | FolderReader | Y4mReader
@@ -43,7 +43,6 @@ def open_clip(
         >>> with open_clip("clip.mp4", duration=2) as clip:     # doctest: +SKIP
         ...     print(clip.format.rate)
     """
-    check_range(start, duration)
     if str(path) == "-":
         return Y4mReader(sys.stdin.buffer, "the standard input", start=start, duration=duration)
     path = Path(path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 from fractions import Fraction
 from typing import Literal
 
 import av
 import numpy as np
+
+from msr.errors import InputError
 
 #: The code point for "not said" of ITU-T H.273.
 UNSPECIFIED = 2
@@ -185,6 +188,28 @@ def upright(picture: np.ndarray, clip: ClipFormat) -> np.ndarray:
     """
     turned = np.rot90(picture, clip.turns)
     return np.ascontiguousarray(turned[:, ::-1] if clip.mirrored else turned)
+
+
+def stretch(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
+    """The begin and end of a stretch in exact seconds: 0.04 is 1/25 and not the nearest binary fraction.
+
+    Args:
+        start: seconds from 0 on.
+        duration: seconds above 0, or None: to the end.
+
+    Raises:
+        InputError: other numbers.
+
+    Example:
+        >>> stretch(0.04, 1)
+        (Fraction(1, 25), Fraction(26, 25))
+    """
+    if not math.isfinite(start) or start < 0:
+        raise InputError(f"the start is {start}; a number of seconds from 0 on is expected")
+    if duration is not None and (not math.isfinite(duration) or duration <= 0):
+        raise InputError(f"the duration is {duration}; a number of seconds above 0 is expected")
+    begin = Fraction(str(start))
+    return begin, None if duration is None else begin + Fraction(str(duration))
 
 
 def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:

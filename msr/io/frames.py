@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from msr.errors import InputError, WorkError
-from msr.io.format import ClipFormat, Frame, PixelFormat
+from msr.io.format import ClipFormat, Frame, PixelFormat, stretch
 from msr.io.image import IMAGE_SUFFIXES, check_format, convert_depth, read_image, write_image
 from msr.io.output import whole
 from msr.io.raw import RAW_SUFFIXES
@@ -130,8 +130,9 @@ class FolderReader:
     ) -> None:
         self.path = Path(path)
         files = pattern_files(self.path) if is_pattern(self.path) else image_files(self.path)
-        begin = math.ceil(Fraction(start) * rate)
-        end = None if duration is None else math.ceil((Fraction(start) + Fraction(duration)) * rate)
+        times = stretch(start, duration)
+        begin = math.ceil(times[0] * rate)
+        end = None if times[1] is None else math.ceil(times[1] * rate)
         self._files = files[begin:end]
         if not self._files:
             raise InputError(f"{self.path} has no picture from {start:g} s on at {float(rate):g} frames a second")

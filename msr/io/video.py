@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange
 from msr.errors import InputError, WorkError
 from msr.io.deinterlace import deinterlaced
 from msr.io.described import chroma_location, main_video, reason, set_aside, side_data
-from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering
+from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering, stretch
 from msr.io.image import MAX_PIXELS, check_file
 from msr.io.planes import is_full_range, read_planes
 
@@ -65,9 +65,8 @@ class VideoReader:
         keep_going: bool = False,
     ) -> None:
         self.path = Path(path)
-        check_range(start, duration)
         check_file(self.path)
-        self._range = Fraction(start), None if duration is None else Fraction(duration)
+        self._begin, self._end = stretch(start, duration)
         self._deinterlace = deinterlace
         self._keep_going = keep_going
         self.damaged = 0
@@ -106,8 +105,8 @@ class VideoReader:
         self.audio = [audio.codec_context.name for audio in self._container.streams.audio if audio.codec_context]
         self._decoded = self._wanted()
         first = next(self._decoded, None)
-        if first is None and self._range[0]:
-            raise InputError(f"{self.path} has no frame from {float(self._range[0]):g} s on")
+        if first is None and self._begin:
+            raise InputError(f"{self.path} has no frame from {float(self._begin):g} s on")
         if first is None:
             raise WorkError(f"{self.path} is truncated or damaged: no frame of it can be decoded")
         self._first: tuple[av.VideoFrame, int, int] | None = first
@@ -183,26 +182,23 @@ class VideoReader:
         return None
 
     def _expected_frames(self) -> int | None:
-        start, duration = self._range
         total = self._stream.frames or (round(self._length * self._rate) if self._length else 0)
         if total <= 0:
             return None
-        if not start and duration is None:
+        if not self._begin and self._end is None:
             return total
         length = self._length or total / self._rate
-        share = min(length - start, duration if duration is not None else length) / length
-        return max(1, math.ceil(total * share))
+        return max(1, math.ceil(total * (min(length, self._end or length) - self._begin) / length))
 
     def _wanted(self) -> Iterator[tuple[av.VideoFrame, int, int]]:
         """The frames that begin within the wanted range; all before it are decoded, which is slow but exact."""
-        start, duration = self._range
         first: int | None = None
         for item in self._timed():
             first = item[1] if first is None else first
             after = (item[1] - first) * self._base
-            if duration is not None and after >= start + duration:
+            if self._end is not None and after >= self._end:
                 return
-            if after >= start:
+            if after >= self._begin:
                 yield item
 
     def _timed(self) -> Iterator[tuple[av.VideoFrame, int, int]]:
@@ -290,14 +286,6 @@ class VideoReader:
     def _passed_over(self) -> bool:
         self.damaged += self._keep_going
         return self._keep_going
-
-
-def check_range(start: float, duration: float | None) -> None:
-    """Raise ``InputError`` unless a range of seconds makes sense."""
-    if not math.isfinite(start) or start < 0:
-        raise InputError(f"the start is {start}; a number of seconds from 0 on is expected")
-    if duration is not None and (not math.isfinite(duration) or duration <= 0):
-        raise InputError(f"the duration is {duration}; a number of seconds above 0 is expected")
 
 
 def _said(size: tuple[int, int, str], other: tuple[int, int, str]) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from msr.errors import InputError, WorkError
-from msr.io.format import ChromaLocation, ClipFormat, Frame, PixelFormat, planar_format
+from msr.io.format import ChromaLocation, ClipFormat, Frame, PixelFormat, planar_format, stretch
 from msr.io.image import MAX_PIXELS
 
 _LOCATIONS: dict[str, ChromaLocation] = {
@@ -67,8 +67,9 @@ class Y4mReader:
         self.left_out: list[str] = []
         self.damaged = 0
         rate = self.format.rate
-        first = math.ceil(Fraction(start) * rate)
-        self._end = None if duration is None else math.ceil((Fraction(start) + Fraction(duration)) * rate)
+        begin, end = stretch(start, duration)
+        first = math.ceil(begin * rate)
+        self._end = None if end is None else math.ceil(end * rate)
         self._index = 0
         self.skip(first)
 
