@@ -88,17 +88,22 @@ def ssim(a: Tensor, b: Tensor, *, crop: int = 0) -> float:
     a, b = (t.reshape(-1, 1, *t.shape[-2:]) for t in (a, b))
     if min(a.shape[-2:]) < 11:
         raise ValueError(f"ssim needs at least 11x11 pixels, got {a.shape[-2]}x{a.shape[-1]}")
-    x = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
-    g = torch.exp(-(x**2) / (2 * 1.5**2))
+    g = torch.arange(-5, 6, dtype=torch.float64, device=a.device)
+    g = torch.exp(-(g**2) / (2 * 1.5**2))
     g = g / g.sum()
 
     def smooth(t: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(t, g.view(1, 1, 11, 1)), g.view(1, 1, 1, 11))
 
-    mean_a, mean_b = smooth(a), smooth(b)
-    var_a = smooth(a * a) - mean_a**2
-    var_b = smooth(b * b) - mean_b**2
-    cov = smooth(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
-    score = ((2 * mean_a * mean_b + c1) * (2 * cov + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return float(score.mean())
+    total = 0.0
+    # Some rows at a time: their intermediates stay in the cache, which makes it several times faster.
+    for top in range(0, a.shape[-2] - 10, 32):
+        x, y = a[..., top : top + 42, :], b[..., top : top + 42, :]
+        mean_x, mean_y = smooth(x), smooth(y)
+        var_x = smooth(x * x) - mean_x**2
+        var_y = smooth(y * y) - mean_y**2
+        cov = smooth(x * y) - mean_x * mean_y
+        score = ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+        total += float(score.sum())
+    return total / (a.shape[0] * (a.shape[-2] - 10) * (a.shape[-1] - 10))
