@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("msr: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print("; ".join(["msr: interrupted", *map(str, stopped.args)]), file=sys.stderr)
         return 130
     return 0
 
@@ -69,13 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(image)
     image.set_defaults(run=_image)
 
-    video = commands.add_parser("video", help="enlarge a clip, with its audio")
-    video.add_argument("input", type=Path, metavar="IN", help="a clip, or a folder of pictures")
-    video.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="OUT", help=".mp4, .mov, .mkv, .webm or a new folder"
-    )
-    _add_model_options(video)
-    video.set_defaults(run=_video)
+    _add_video(commands.add_parser("video", help="enlarge a clip, with all that belongs to it"))
 
     burst = commands.add_parser("burst", help="merge several shots of one scene to one enlarged picture")
     burst.add_argument(
@@ -84,6 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     burst.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="the file to write")
     _add_model_options(burst)
     burst.set_defaults(run=_burst)
+
+    verify = commands.add_parser("verify", help="say what of a clip another one kept, changed or lost")
+    verify.add_argument("before", type=Path, metavar="IN", help="the source")
+    verify.add_argument("after", type=Path, metavar="OUT", help="what was made of it, by whatever tool")
+    verify.set_defaults(run=_verify)
+
+    compare = commands.add_parser("compare", help="a page with a before/after slider, and figures over time")
+    compare.add_argument("a", metavar="A", help="a picture, a clip, a folder or a pattern of pictures")
+    compare.add_argument("b", metavar="B", help="another one of the same kind")
+    compare.add_argument("-o", "--output", required=True, type=Path, metavar="PAGE.html", help="the page to write")
+    compare.add_argument("--reference", metavar="R", help="the truth, by which PSNR and SSIM are measured")
+    compare.add_argument("--frames", type=int, default=24, metavar="N", help="frames of a clip to show at most (24)")
+    compare.add_argument("-q", "--quiet", action="store_true", help="show no progress and no summary")
+    compare.set_defaults(run=_compare)
 
     evaluate = commands.add_parser("eval", help="measure models by a named protocol")
     evaluate.add_argument("protocol", metavar="PROTOCOL", help="name of the protocol")
@@ -104,8 +112,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", type=int, metavar="S", help="enlargement factor (the model's, or 4)")
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", metavar="IN", help="a clip, a folder or pattern (frames/%%05d.png) of pictures, or - for y4m"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=".mp4, .mov, .mkv, .webm, a new folder, a pattern of pictures, or - for y4m",
+    )
+    _add_model_options(parser, float)
+    size = parser.add_argument_group("size, instead of --scale")
+    size.add_argument("--size", metavar="WxH", help="exactly this size")
+    size.add_argument("--fit", metavar="WxH", help="the largest size of the clip's shape within this one")
+    encoder = parser.add_argument_group("encoding")
+    encoder.add_argument("--codec", metavar="NAME", help="h264, hevc, vp9, av1, .. (by the container and the depth)")
+    encoder.add_argument("--crf", type=float, metavar="Q", help="quality; less is better, 0 is without loss")
+    encoder.add_argument("--pix-fmt", metavar="NAME", help="pixel format in FFmpeg's words (that of the source)")
+    part = parser.add_argument_group("reading")
+    part.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where to begin (0)")
+    part.add_argument("--duration", type=float, metavar="SECONDS", help="how much to enlarge (to the end)")
+    part.add_argument("--rate", default="25", metavar="FPS", help="frames a second of pictures (25)")
+    part.add_argument("--deinterlace", action="store_true", help="deinterlace; interlaced clips are refused otherwise")
+    part.add_argument("--keep-going", action="store_true", help="pass over damaged places")
+    part.add_argument("--no-cuts", action="store_true", help="do not look for cuts from scene to scene")
+    run = parser.add_argument_group("running")
+    run.add_argument("--resume", action="store_true", help="go on with what a stopped run has left")
+    run.add_argument("--preview", type=float, metavar="SECONDS", help="first make a preview and a before/after picture")
+    run.add_argument("--json", action="store_true", help="progress as lines of JSON")
+    parser.set_defaults(run=_video)
+
+
+def _add_model_options(parser: argparse.ArgumentParser, scale: type = int) -> None:
+    parser.add_argument("--scale", type=scale, metavar="S", help="enlargement factor (the model's, or 4)")
     parser.add_argument("--model", metavar="NAME|FILE", help="a model that ships (msr models) or a weights file")
     parser.add_argument("--tile", type=int, metavar="PIXELS", help="side of the tiles (0: by the size of the memory)")
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress and no summary")
@@ -138,21 +179,64 @@ def _image(options: argparse.Namespace) -> None:
 
 
 def _video(options: argparse.Namespace) -> None:
-    from msr.pipelines import upscale_video
+    from msr.io import EncoderSettings
+    from msr.pipelines import VideoOptions, preview_video, upscale_video
+    from msr.pipelines.progress import Bar, JsonLines, Report
+    from msr.pipelines.target import parse_rate, parse_size
 
-    result = upscale_video(
-        options.input,
-        options.output,
-        options.scale,
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        tile=options.tile,
-        progress=not options.quiet,
+    wanted = VideoOptions(
+        size=None if options.size is None else parse_size(options.size),
+        fit=None if options.fit is None else parse_size(options.fit),
+        encoder=EncoderSettings(options.codec, options.crf, options.pix_fmt),
+        start=options.start,
+        duration=options.duration,
+        rate=parse_rate(options.rate),
+        resume=options.resume,
+        deinterlace=options.deinterlace,
+        keep_going=options.keep_going,
+        cuts=not options.no_cuts,
     )
+    lines = JsonLines(sys.stderr if options.output == "-" else sys.stdout) if options.json else None
+    report: Report = lines or (Report() if options.quiet else Bar())
+    names = options.input, options.output
+    model = options.scale, options.model
+    how = {"device": options.device, "dtype": options.dtype, "tile": options.tile, "progress": report}
+    if options.preview is not None:
+        written, picture = preview_video(*names, options.preview, *model, options=wanted, **how)
+        report.note(f"preview of {written.frames} frames in {written.path}, before and after in {picture}")
+    result = upscale_video(*names, *model, options=wanted, **how)
+    if lines is not None:
+        lines.say("done", path=str(result.path), width=result.width, height=result.height, frames=result.frames)
+    elif not options.quiet:
+        name = "standard output" if options.output == "-" else str(result.path)
+        speed = f"{result.frames} frames in {result.seconds:.2f} s"
+        print(f"{name}: {result.width}x{result.height}, {speed}", file=sys.stderr)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from msr.errors import WorkError
+    from msr.io import audit, worst
+    from msr.pipelines.report import print_table
+
+    findings = audit(options.before, options.after)
+    print_table(["", str(options.before), str(options.after), ""],
+                [[f.what, f.before, f.after, f.verdict] for f in findings])  # fmt: skip
+    if worst(findings) == "lost":
+        lost = ", ".join(finding.what for finding in findings if finding.verdict == "lost")
+        sys.stdout.flush()
+        raise WorkError(f"{options.after} has lost of {options.before}: {lost}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from msr.pipelines.compare import compare
+
+    made = compare(
+        options.a, options.b, options.output, options.reference, frames=options.frames, progress=not options.quiet
+    )
+    for note in () if options.quiet else made.notes:
+        print(f"msr: {note}", file=sys.stderr)
     if not options.quiet:
-        speed = f"{result.frames} frames at {result.frames / result.seconds:.2f} frames/s"
-        print(f"{result.path}: {result.width}x{result.height}, {speed}", file=sys.stderr)
+        print(f"{made.path}: {made.shown} of {made.frames} frames", file=sys.stderr)
 
 
 def _burst(options: argparse.Namespace) -> None:

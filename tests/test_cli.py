@@ -157,7 +157,7 @@ def test_image_video_and_burst_work(
     lines = err.splitlines()
     assert len(lines) == 5
     assert "a.png: 128x96 in " in lines[0]
-    assert "a.mkv: 128x96, 4 frames at " in lines[3]
+    assert "a.mkv: 128x96, 4 frames in " in lines[3]
     assert read_image(tmp_path / "a.png").pixels.shape == (96, 128, 3)
     assert read_image(tmp_path / "both" / "small.png").pixels.shape == (40, 60, 3)
     assert read_image(tmp_path / "b.tif").pixels.shape == (96, 128, 3)

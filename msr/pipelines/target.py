@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from fractions import Fraction
 
 from torch import Tensor
 
@@ -89,6 +90,27 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"a size is written as WIDTHxHEIGHT, for example 1920x1080, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames a second of words like ``25``, ``23.976`` or ``30000/1001``.
+
+    Raises:
+        InputError: other words, or a rate that no clip has.
+
+    Example:
+        >>> parse_rate("30000/1001")
+        Fraction(30000, 1001)
+    """
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"a rate is a number of frames a second, or a fraction such as 30000/1001, got {text!r}"
+        ) from None
+    if not 0 < rate <= 1000:
+        raise InputError(f"a rate must be above 0 and at most 1000 frames a second, got {text}")
+    return rate
 
 
 def bring_to(rgb: Tensor, size: tuple[int, int] | None, phase: Phase) -> Tensor:
