@@ -13,7 +13,7 @@ from msr.metrics import luma, psnr, quantize, ssim
 @pytest.fixture
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:33, 0:41] / 10.0
+    y, x = np.mgrid[0:83, 0:41] / 10.0
     clean = np.stack([0.5 + 0.4 * np.sin(x + c) * np.cos(y) for c in range(3)])
     noisy = np.clip(clean + 0.05 * rng.standard_normal(clean.shape), 0.0, 1.0)
     return torch.from_numpy(clean), torch.from_numpy(noisy)
