@@ -3,6 +3,7 @@
 #pragma once
 
 #include "deform_conv2d.h"
+#include "exponential.h"
 
 namespace msr::deform {
 
@@ -30,28 +31,6 @@ inline Geometry guided_geometry(const Tensor& x, const Tensor& head, const Tenso
   guide.groups_a_flow = groups / guide.flows;
   return geometry;
 }
-
-// e^x to the precision of float, without a branch or a call so that loops over it become vector code.
-MSR_HOST_DEVICE float exponential(float x) {
-  x = x < 88.0f ? x : 88.0f;
-  x = x > -87.0f ? x : -87.0f;
-  const float steps = std::floor(x * 1.44269504f + 0.5f);
-  const float rest = (x - steps * 0.693359375f) + steps * 2.12194440e-4f;  // ln 2 in two parts
-  // Taylor's series around 0, in which |rest| is at most ln 2 / 2.
-  float power = 1.0f / 5040.0f;
-  power = power * rest + 1.0f / 720.0f;
-  power = power * rest + 1.0f / 120.0f;
-  power = power * rest + 1.0f / 24.0f;
-  power = power * rest + 1.0f / 6.0f;
-  power = power * rest + 0.5f;
-  power = power * rest + 1.0f;
-  power = power * rest + 1.0f;
-  const int bits = (static_cast<int>(steps) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof(scale));
-  return power * scale;
-}
-MSR_HOST_DEVICE double exponential(double x) { return std::exp(x); }
 
 // NaN stays NaN: its sample is then one that lies nowhere.
 template <typename C>

@@ -9,6 +9,7 @@ from msr.ops.correlation import correlation, correlation_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d, flow_guided_deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
+from msr.ops.kernel_merge import kernel_merge, kernel_merge_reference
 from msr.ops.resize import resize, resize_reference
 from msr.ops.splat import splat, splat_reference
 
@@ -25,6 +26,8 @@ __all__ = [
     "flow_guided_deform_conv2d_reference",
     "flow_warp",
     "flow_warp_reference",
+    "kernel_merge",
+    "kernel_merge_reference",
     "kernels",
     "resize",
     "resize_reference",
