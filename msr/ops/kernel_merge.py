@@ -172,7 +172,7 @@ def kernel_merge_backward_reference(
     """Compute the gradients of frames, positions, covariance and weights from those of image and weight."""
 
     def forward(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return _forward(*tensors, scale, mosaic, radius)  # type: ignore[call-arg]
+        return _forward(*tensors, scale, mosaic, radius)  # type: ignore[arg-type]
 
     with torch.autocast(frames.device.type, enabled=False):
         _, backward, *_ = torch.func.vjp(forward, frames, positions, covariance, weights)
