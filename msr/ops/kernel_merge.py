@@ -171,8 +171,8 @@ def kernel_merge_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of frames, positions, covariance and weights from those of image and weight."""
 
-    def forward(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return _forward(*tensors, scale, mosaic, radius)  # type: ignore[arg-type]
+    def forward(frames: Tensor, positions: Tensor, covariance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return _forward(frames, positions, covariance, weights, scale, mosaic, radius)
 
     with torch.autocast(frames.device.type, enabled=False):
         _, backward, *_ = torch.func.vjp(forward, frames, positions, covariance, weights)
