@@ -207,6 +207,17 @@ def test_frames_of_clips_come_back_exactly(tmp_path: Path, name: str) -> None:
             assert_same(from_rgb(to_rgb(planes, frame.format), frame.format), planes, name)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_planes_come_back_exactly_on_a_gpu(bits: int) -> None:
+    for (width, height), location in itertools.product(SIZES, POSITIONS):
+        clip = Clip(width, height, Pixels(bits), chroma_location=location)
+        planes = random_planes(clip)
+        rgb = to_rgb([plane.cuda() for plane in planes], clip)
+        torch.testing.assert_close(rgb.cpu(), to_rgb(planes, clip), atol=1e-6, rtol=0)
+        assert_same([plane.cpu() for plane in from_rgb(rgb, clip)], planes, clip)
+
+
 def test_codes_are_clamped_to_the_depth() -> None:
     for value, code in ((9.0, 1023), (-9.0, 0)):
         planes = from_rgb(torch.full((1, 3, 4, 4), value), Clip(4, 4, Pixels(10)))
