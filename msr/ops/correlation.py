@@ -1,5 +1,7 @@
 """correlation: how alike each pixel of one feature map is to the pixels around the same place in another."""
 
+from types import EllipsisType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,7 +86,7 @@ def _prepare(a: Tensor, b: Tensor, radius: int, stride: int, dilation: int) -> t
     return source, F.pad(b.to(compute).contiguous(), (radius * dilation,) * 4)
 
 
-def _windows(a: Tensor, radius: int, stride: int, dilation: int) -> list[tuple[object, slice, slice]]:
+def _windows(a: Tensor, radius: int, stride: int, dilation: int) -> list[tuple[EllipsisType, slice, slice]]:
     """Return for each shift where in the padded `b` its pixels lie."""
     starts = range(0, (2 * radius + 1) * dilation, dilation)
     height, width = a.shape[2:]

@@ -37,6 +37,7 @@ class TestCorrelation(OpContract):
     op = staticmethod(correlation)
     reference = staticmethod(correlation_reference)
     name = "correlation"
+    other_size = make((2, 5, 12, 10), radius=2)
 
     @classmethod
     def dispatcher_arguments(cls, tensors, options):
