@@ -3,7 +3,8 @@
 from msr.io.assemble import assemble
 from msr.io.clip import ClipReader, open_clip
 from msr.io.embedded import encode_picture
-from msr.io.encoding import EncoderSettings, output_format
+from msr.io.encoders import VIDEO_SUFFIXES, EncoderSettings, check_video_suffix
+from msr.io.encoding import output_format
 from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
 from msr.io.frames import FolderReader, FolderWriter, image_files, is_pattern, join_folders
 from msr.io.image import (
@@ -22,7 +23,6 @@ from msr.io.segment import SegmentWriter
 from msr.io.streams import check_container
 from msr.io.verify import Finding, audit, worst
 from msr.io.video import VideoReader
-from msr.io.video_writer import VIDEO_SUFFIXES, VideoWriter, check_video_suffix
 from msr.io.y4m import Y4mReader, Y4mWriter
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "PixelFormat",
     "SegmentWriter",
     "VideoReader",
-    "VideoWriter",
     "Y4mReader",
     "Y4mWriter",
     "assemble",

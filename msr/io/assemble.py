@@ -13,7 +13,7 @@ import av
 
 from msr.errors import InputError, WorkError
 from msr.io.described import main_video, reason
-from msr.io.encoding import CONTAINERS
+from msr.io.encoders import CONTAINERS
 from msr.io.format import ClipFormat
 from msr.io.output import whole
 from msr.io.segment import START
@@ -133,6 +133,8 @@ class _Joined:
     def __init__(self, segments: Sequence[Path], clip: ClipFormat) -> None:
         self._segments = segments
         self._clip = clip
+        for path in segments:
+            _check_whole(path)
         with av.open(str(segments[0])) as container:
             self.first = _start(container, segments[0])
             context: Any = container.streams.video[0].codec_context
@@ -167,6 +169,16 @@ class _Joined:
                     packet.stream = stream
                     yield packet.dts * base, packet
                 del shown[: len(packets)]
+
+
+def _check_whole(path: Path) -> None:
+    """A segment must be as long as it says (RFC 8794, RFC 9559): a demuxer takes what is there of it for all."""
+    with path.open("rb") as file:
+        head = file.read(64)
+        at = head.find(b"\x18\x53\x80\x67") + 4  # the master element "Segment", its size in eight bytes
+        declared = at + 8 + int.from_bytes(head[at + 1 : at + 8], "big")
+        if at < 4 or head[at : at + 1] != b"\x01" or file.seek(0, 2) != declared:
+            raise WorkError(f"{path} is no segment of msr, or is damaged")
 
 
 def _start(container: av.container.InputContainer, path: Path) -> int:

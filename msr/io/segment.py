@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange
 
 from msr.errors import WorkError
 from msr.io.described import reason
-from msr.io.encoding import EncoderSettings, choose_encoder, encoder_options, encoder_pix_fmt
+from msr.io.encoders import EncoderSettings, choose_encoder, encoder_options, encoder_pix_fmt
 from msr.io.format import ClipFormat
 from msr.io.output import whole
 from msr.io.planes import write_planes

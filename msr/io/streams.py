@@ -13,7 +13,7 @@ from av.stream import Discard, Disposition
 
 from msr.errors import InputError
 from msr.io.described import main_video, reason
-from msr.io.encoding import CONTAINERS
+from msr.io.encoders import CONTAINERS
 from msr.io.image import IMAGE_SUFFIXES
 
 #: Tags that a muxer writes anew or that describe the old coding of the video.

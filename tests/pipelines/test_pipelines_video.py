@@ -8,12 +8,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from clips import Recipe, write
 from made import clip, picture, weights
 from pipelines.networks import Convolutions, Running, Weighted, stirred
 
 import msr
 from msr.errors import InputError, WorkError
-from msr.io import ClipFormat, VideoWriter, convert_depth, planar_format, read_image, write_image
+from msr.io import convert_depth, read_image, write_image
 
 FRAMES = [np.roll(picture(), 2 * i, 1) for i in range(5)]
 
@@ -145,11 +146,9 @@ def test_a_folder_of_frames_in_and_out(tmp_path: Path) -> None:
 
 
 def test_ten_bits_and_uneven_times_go_through(tmp_path: Path) -> None:
-    source = ClipFormat(64, 48, Fraction(30), Fraction(1, 3000), planar_format("yuv420p10le"), matrix=1)
     shown = [0, 300, 400, 1000]
-    with VideoWriter(tmp_path / "a.mkv", source, 64, 48) as out:
-        for pts in shown:
-            out.write(convert_depth(picture(), "uint16"), pts, 100)
+    recipe = Recipe(".mkv", 4, pix_fmt="yuv420p10le", times=tuple(shown), base=Fraction(1, 3000), matrix=1)
+    write(tmp_path / "a.mkv", recipe)
     msr.upscale_video(tmp_path / "a.mkv", tmp_path / "b.mp4", model=weights(tmp_path, "video", scale=2))
     with av.open(str(tmp_path / "b.mp4")) as container:
         frames = list(container.decode(video=0))
