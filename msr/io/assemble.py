@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -15,12 +16,16 @@ from msr.errors import InputError, WorkError
 from msr.io.described import main_video, reason
 from msr.io.encoders import CONTAINERS
 from msr.io.format import ClipFormat
+from msr.io.matroska import ROOM, set_display_size, with_static_hdr
 from msr.io.output import whole
 from msr.io.segment import START
 from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, unsaid
 
 #: The greatest time scale that MP4 has room for.
 _LARGEST_SCALE = (1 << 31) - 1
+
+#: Bytes of a segment that hold its tracks and its first frame, in most cases.
+_HEAD = 1 << 24
 
 
 def assemble(
@@ -72,12 +77,17 @@ def assemble(
             options = _options(suffix, clip, chosen, tags)
             with av.open(str(part), "w", format=CONTAINERS[suffix], container_options=options) as out:
                 video = _add_video(out, segments[0], clip, origin, source, suffix)
+                title = video.metadata.get("title", "")
+                if _lacks_aspect(video, clip, suffix):
+                    video.metadata["title"] = title + " " * ROOM
                 copies = {stream.index: add_copy(out, stream) for stream in chosen}
                 out.metadata.update(tags)
                 cut = _Cut(joined, origin, start, duration)
                 if origin is not None:
                     out.set_chapters(cut.chapters(origin.chapters()))
                 _mux(out, joined.packets(video, cut), cut.packets(origin, chosen, copies))
+            if _lacks_aspect(video, clip, suffix):
+                set_display_size(part, title, clip)
             if origin is not None and copied is not None:
                 with av.open(str(part)) as result:
                     notes += unsaid(origin, copied, result)
@@ -111,13 +121,15 @@ def _add_video(
     source: Path | None,
     suffix: str,
 ) -> Any:
-    with av.open(str(segment)) as container:
+    with _template(segment, clip) as container:
         template = container.streams.video[0]
         stream: Any = out.add_stream_from_template(template, opaque=True)
         if suffix in (".mp4", ".mov") and template.codec_context.name == "hevc":
             stream.codec_context.codec_tag = "hvc1"  # the form that Apple's players open
     stream.time_base = clip.time_base
     stream.codec_context.framerate = clip.rate
+    if clip.aspect is not None:
+        stream.codec_context.sample_aspect_ratio = clip.aspect
     if clip.display_matrix is not None:
         stream.set_display_matrix(clip.display_matrix)
     if origin is not None and source is not None and origin.streams.video:
@@ -125,6 +137,20 @@ def _add_video(
         stream.disposition = main.disposition
         stream.metadata.update(kept_tags(main.metadata, video=True))
     return stream
+
+
+def _lacks_aspect(stream: Any, clip: ClipFormat, suffix: str) -> bool:
+    """Whether pixels that are not square are said neither by the codec nor by the muxer."""
+    return bool(clip.aspect and suffix in (".mkv", ".webm") and stream.codec_context.name not in ("h264", "hevc"))
+
+
+def _template(segment: Path, clip: ClipFormat) -> av.container.InputContainer:
+    """The segment, or its beginning with static HDR metadata beside those that some codecs have in their stream."""
+    if clip.mastering is None and clip.light_level is None:
+        return av.open(str(segment))
+    with segment.open("rb") as file:
+        head = file.read(_HEAD)
+    return av.open(io.BytesIO(with_static_hdr(head, clip)), "r", format="matroska")
 
 
 class _Joined:

@@ -70,11 +70,13 @@ def choose_encoder(settings: EncoderSettings, bits: int, suffix: str) -> str:
 
 def check_encoder(encoder: str, suffix: str) -> None:
     """Raise ``InputError`` where a container cannot hold what an encoder makes."""
-    with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:
-        try:
-            container.add_stream(encoder, rate=25)
-        except ValueError:
-            raise InputError(f"{suffix} cannot hold video of {encoder}; choose another --codec or .mkv") from None
+    try:
+        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:
+            container.add_mux_stream(av.Codec(encoder, "w").canonical_name, 25, width=64, height=64)
+            if suffix in (".mp4", ".mov"):  # these refuse some only here; Matroska wants the encoder's data as well
+                container.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        raise InputError(f"{suffix} cannot hold video of {encoder}; choose another --codec or .mkv") from None
 
 
 def encoder_pix_fmt(encoder: str, pixels: PixelFormat) -> str:

@@ -13,7 +13,7 @@ from clips import MATRIX, TITLE, Recipe, make, write
 from passing import passed, read
 
 from msr.errors import InputError
-from msr.io import EncoderSettings, VideoReader, audit, check_container
+from msr.io import ClipFormat, EncoderSettings, VideoReader, audit, check_container, output_format, worst
 
 #: Encoders for H.264, H.265 and VP9 can do without loss, from and to planes of Y, U and V.
 LOSSLESS = [name for name, recipe in MATRIX.items() if recipe.pix_fmt not in ("gray", "bgr0") and name != "av1"]
@@ -200,3 +200,40 @@ def test_tags_that_only_their_writer_knows_are_kept(tmp_path: Path) -> None:
         with av.open(str(tmp_path / f"b{suffix}")) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
         assert (tags["com.example.camera"], tags["comment"]) == ("Model 5", "near the pier"), json.dumps(tags)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("vp9", ".webm"), ("av1", ".webm"), ("vp9", ".mkv"), ("ffv1", ".mkv"), ("av1", ".mp4")]
+)
+def test_the_shape_of_pixels_is_said_where_the_codec_has_no_word_for_it(
+    tmp_path: Path, codec: str, suffix: str
+) -> None:
+    recipe = Recipe(size=(640, 48), frames=4, aspect=Fraction(32, 27), chapters=True)
+    source, target = write(tmp_path / "a.mp4", recipe), tmp_path / f"b{suffix}"
+    _, notes = passed(source, target, settings=EncoderSettings(codec))
+    assert not notes
+    with VideoReader(target) as clip:
+        assert clip.format.aspect is not None
+        # Matroska says it as a size in whole pixels.
+        assert abs(clip.format.aspect - Fraction(32, 27)) < Fraction(1, 640)
+        assert len(list(clip)) == 4
+    assert worst(audit(source, target)) == "kept"
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("ffv1", ".mkv"), ("prores", ".mov"), ("av1", ".webm"), ("hevc", ".mp4")]
+)
+def test_static_hdr_metadata_are_written_with_every_codec(tmp_path: Path, codec: str, suffix: str) -> None:
+    pix_fmt = "yuv422p10le" if codec == "prores" else "yuv420p10le"
+    recipe = Recipe(codec="libx265", pix_fmt=pix_fmt, matrix=9, primaries=9, transfer=16, hdr=True)
+    source, target = write(tmp_path / "a.mp4", recipe), tmp_path / f"b{suffix}"
+    passed(source, target, settings=EncoderSettings(codec))
+    rows = {row.what: row.verdict for row in audit(source, target)}
+    assert (rows["mastering display"], rows["light level"], rows["transfer"]) == ("kept", "kept", "kept")
+
+
+def test_what_a_container_takes_of_codecs_is_known_before_work() -> None:
+    source = ClipFormat(64, 48, Fraction(25), Fraction(1, 25))
+    for codec, suffix in (("vp9", ".mov"), ("av1", ".mov"), ("prores", ".mp4"), ("h264", ".webm"), ("ffv1", ".webm")):
+        with pytest.raises(InputError, match=rf"\{suffix} cannot hold video of"):
+            output_format(source, 64, 48, EncoderSettings(codec, pix_fmt="yuv420p"), suffix)
