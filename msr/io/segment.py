@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -57,6 +58,8 @@ class SegmentWriter:
         self._coded = 0
         encoder = choose_encoder(settings, clip.pixels.bits, suffix.lower())
         options = encoder_options(encoder, clip, settings)
+        if encoder == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors alone: it tells its settings on stderr otherwise
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(whole(self.path))
             try:
