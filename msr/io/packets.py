@@ -10,6 +10,7 @@ from typing import Any
 import av
 
 from msr.errors import WorkError
+from msr.io.captions import changed_form, in_form
 from msr.io.format import ClipFormat
 from msr.io.segment import START
 from msr.io.streams import is_cover
@@ -130,15 +131,19 @@ class Cut:
             if not packet.size or not base:
                 continue
             stream = copies[packet.stream.index]
-            if packet.size == 2 and stream.codec_context.name == "mov_text":
+            if packet.size == 2 and packet.stream.type == "subtitle" and packet.stream.codec_context.name == "mov_text":
                 continue  # MP4 fills pauses with empty lines; its muxer does so again
             if is_cover(packet.stream):
                 packet.pts = packet.dts = 0
             elif (packet.pts is None and packet.dts is None) or not self._fit(packet, base):
                 continue
-            packet.stream = stream
+            form = changed_form(packet.stream, stream)
+            written = in_form(packet, form) if form else packet
+            if written is None:
+                continue
+            written.stream = stream
             time = packet.dts if packet.dts is not None else packet.pts
-            yield (time or 0) * base, packet
+            yield (time or 0) * base, written
 
     def _fit(self, packet: av.Packet, base: Fraction) -> bool:
         """Shift a packet to the target's time; whether it lies in the stretch."""

@@ -12,6 +12,7 @@ import av
 from av.stream import Discard, Disposition
 
 from msr.errors import InputError
+from msr.io.captions import add_form, other_form
 from msr.io.described import main_video, reason
 from msr.io.encoders import CONTAINERS
 from msr.io.image import IMAGE_SUFFIXES
@@ -107,8 +108,11 @@ def choose_streams(container: av.container.InputContainer, source: Path, suffix:
             continue
         if is_cover(stream) and suffix != ".mp4" and not (suffix == ".mkv" and stream.codec_context.name in _COVERS):
             notes.append(f"{suffix} cannot hold the cover picture (stream {stream.index}); it is left out")
-        elif fits(stream, suffix):
+        elif fits(stream, CONTAINERS[suffix]):
             fitting.append(stream.index)
+        elif form := other_form(stream, CONTAINERS[suffix]):
+            fitting.append(stream.index)
+            notes.append(f"the {kind(stream)} (stream {stream.index}) is written as {form}, without styles")
         elif stream.type in ("data", "unknown"):
             notes.append(f"{suffix} cannot hold the data of stream {stream.index} ({kind(stream)}); it is left out")
         else:
@@ -119,11 +123,13 @@ def choose_streams(container: av.container.InputContainer, source: Path, suffix:
     return Copied(tuple(fitting), tuple(notes))
 
 
-def fits(stream: Any, suffix: str) -> bool:
+def fits(stream: Any, container: str) -> bool:
     """Whether a container's muxer takes a stream: a header with nothing else in it is written to memory."""
+    if stream.type == "attachment" or (is_cover(stream) and container == "matroska"):
+        return container == "matroska"  # which keeps covers as attachments
     try:
-        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as trial:
-            add_copy(trial, stream)
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
     except (av.error.FFmpegError, ValueError, NotImplementedError):
         return False
@@ -137,7 +143,11 @@ def add_copy(target: av.container.OutputContainer, stream: Any) -> Any:
     if is_cover(stream) and target.format.name == "matroska":
         name, media = _COVERS[stream.codec_context.name]
         return target.add_attachment(name, media, _cover(stream))
-    copy = target.add_stream_from_template(stream, opaque=True)
+    form = other_form(stream, target.format.name)
+    if form and not fits(stream, target.format.name):
+        copy = add_form(target, form)
+    else:
+        copy = target.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition
     tags = kept_tags(stream.metadata)
     if target.format.name == "mov" and "language" in tags:

@@ -98,8 +98,8 @@ class VideoReader:
         self._rate = rate if rate and rate > 0 else Fraction(25)
         base = stream.time_base
         self._unit = base if base and base > 0 else 1 / self._rate
-        # MP4 counts in 32 bits: at finer steps than microseconds a still picture of seconds would not fit.
-        self._base = self._unit if self._unit.denominator <= 1_000_000 else Fraction(1, 1_000_000)
+        # MP4 counts in 32 bits: in units of nanoseconds, two seconds of a still picture would not fit.
+        self._base = self._unit if self._unit.denominator <= 10_000_000 else Fraction(1, 1_000_000)
         self._length = self._declared_length()
         self._one_each = context.name not in _SEVERAL
         self.audio = [audio.codec_context.name for audio in self._container.streams.audio if audio.codec_context]

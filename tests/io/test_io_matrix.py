@@ -171,8 +171,10 @@ def test_a_stretch_begins_at_zero_with_its_own_sound_and_chapters(tmp_path: Path
 def test_what_does_not_fit_is_said_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.webm cannot hold the aac audio \(stream 1\) of .*; choose \.mkv"):
         check_container(make(tmp_path, "plain"), ".webm")
-    with pytest.raises(InputError, match=r"letters\.ttf attachment"):
+    with pytest.raises(InputError, match=r"\.mp4 cannot hold the letters\.ttf attachment \(stream 2\)"):
         check_container(make(tmp_path, "subtitles-mkv"), ".mp4")
+    with pytest.raises(InputError, match=r"\.webm cannot hold the srt subtitle \(stream 1\) and the letters"):
+        check_container(make(tmp_path, "subtitles-mkv"), ".webm")
     with pytest.raises(InputError, match="no container"):
         check_container(None, ".avi")
     assert check_container(make(tmp_path, "cover"), ".mov") == [
@@ -237,3 +239,38 @@ def test_what_a_container_takes_of_codecs_is_known_before_work() -> None:
     for codec, suffix in (("vp9", ".mov"), ("av1", ".mov"), ("prores", ".mp4"), ("h264", ".webm"), ("ffv1", ".webm")):
         with pytest.raises(InputError, match=rf"\{suffix} cannot hold video of"):
             output_format(source, 64, 48, EncoderSettings(codec, pix_fmt="yuv420p"), suffix)
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".mkv", ".mp4"), (".mp4", ".mkv"), (".mkv", ".mov")])
+def test_subtitles_change_their_form_and_not_their_words(tmp_path: Path, suffix: str, other: str) -> None:
+    source = write(tmp_path / f"a{suffix}", Recipe(suffix, frames=25, subtitles=True))
+    target = tmp_path / f"b{other}"
+    _, notes = passed(source, target, segment=25)
+    assert len(notes) == 1
+    assert notes[0].endswith(f"(stream 1) is written as {'subrip' if other == '.mkv' else 'mov_text'}, without styles")
+    assert notes == check_container(source, other)
+    assert worst(audit(source, target)) == "kept"
+    with av.open(str(target)) as container:
+        assert container.streams.subtitles[0].metadata["language"] in ("deu", "ger")
+        lines = list(container.decode(subtitles=0))
+    assert [bytes(line.dialogue) for line in lines] == [b"Hello", b"so long"]
+
+
+def test_marks_of_subrip_do_not_become_letters(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(make(tmp_path, "vfr-mkv"))) as old, av.open(str(source), "w") as new:
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        text = new.add_mux_stream("subrip")
+        for index, words in enumerate(("<i>Over</i> there", "{\\an8}on top", "1 < 2")):
+            packet = av.Packet(words.encode())
+            packet.pts = packet.dts = 100 * index
+            packet.duration, packet.time_base, packet.stream = 50, Fraction(1, 1000), text
+            new.mux(packet)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                new.mux(packet)
+    passed(source, tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        lines = {bytes(packet)[2:] for packet in container.demux(subtitles=0)}
+    assert lines - {b""} == {b"Over there", b"on top", b"1 < 2"}
