@@ -13,6 +13,18 @@ ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
 LEAKY_SLOPE = 0.1  # of "leaky_relu": what super-resolution networks use, and not PyTorch's default of 0.01
 
 
+def in_autocast_dtype(
+    x: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the tensors in the dtype that autocast asks for, as PyTorch's convolutions take them; float64 stays."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype not in FLOATS or x.dtype == torch.float64:
+        return x, weight, bias, prelu_weight
+    dtype = torch.get_autocast_dtype(device)
+    bias = None if bias is None else bias.to(dtype)
+    return x.to(dtype), weight.to(dtype), bias, None if prelu_weight is None else prelu_weight.to(dtype)
+
+
 def activate(x: Tensor, activation: str | None, prelu_weight: Tensor | None) -> Tensor:
     """Apply `activation` to `x (B, C, H, W)`; `prelu_weight (1,)` or `(C,)` holds the slopes of "prelu"."""
     if activation == "relu":

@@ -12,6 +12,7 @@ from msr.ops._convolution import (
     check_activation,
     check_vector,
     empty_gradients,
+    in_autocast_dtype,
     in_layout_of,
     needed_gradients,
     new_output,
@@ -42,8 +43,8 @@ def conv_pixel_shuffle(
 
     Returns:
         `(B, Cout, H * r, W * r)` with the dtype and memory format of `x`. Sums are float32, or float64 where `x` is.
-        Differentiable once, in all four tensors. Kernels serve r to 4; above, and in
-        bfloat16 on the CPU, PyTorch's own three steps run.
+        Under autocast all four take its dtype. Differentiable once, in all four tensors. Kernels serve r to 4; above,
+        and in bfloat16 on the CPU, PyTorch's own three steps run.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -57,6 +58,7 @@ def conv_pixel_shuffle(
         tensor([[[[1., 2., 0., 0.],
                   [3., 4., 0., 0.]]]])
     """
+    x, weight, bias, prelu_weight = in_autocast_dtype(x, weight, bias, prelu_weight)
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
     # PyTorch has the CPU's own bfloat16 products, and is faster than the kernel there.
     if upscale_factor > 4 or (x.dtype == torch.bfloat16 and x.device.type == "cpu"):
@@ -111,14 +113,16 @@ def _check(
     activation: str | None,
     prelu_weight: Tensor | None,
 ) -> None:
-    got = f"got x {tuple(x.shape)} {x.dtype} on {x.device}, weight {tuple(weight.shape)} {weight.dtype} on "
-    got = f"{got}{weight.device}, upscale_factor {upscale_factor}"
+    def got() -> str:  # made on failure alone: torch.compile must not fix the sizes and the factor as text
+        shapes = f"x {tuple(x.shape)} {x.dtype} on {x.device}, weight {tuple(weight.shape)} {weight.dtype}"
+        return f"got {shapes} on {weight.device}, upscale_factor {upscale_factor}"
+
     if x.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or 0 in weight.shape:
-        raise ValueError(f"conv_pixel_shuffle needs x (B, C, H, W) and weight (Cout * r * r, C, 3, 3); {got}")
+        raise ValueError(f"conv_pixel_shuffle needs x (B, C, H, W) and weight (Cout * r * r, C, 3, 3); {got()}")
     if upscale_factor < 1 or weight.shape[0] % upscale_factor**2:
-        raise ValueError(f"conv_pixel_shuffle needs weights for a multiple of upscale_factor ** 2 channels; {got}")
+        raise ValueError(f"conv_pixel_shuffle needs weights for a multiple of upscale_factor ** 2 channels; {got()}")
     if x.dtype not in FLOATS or weight.dtype != x.dtype or weight.device != x.device:
-        raise ValueError(f"conv_pixel_shuffle needs floating-point tensors of one dtype on one device; {got}")
+        raise ValueError(f"conv_pixel_shuffle needs floating-point tensors of one dtype on one device; {got()}")
     if bias is not None:
         check_vector("bias", bias, (weight.shape[0],), x)
     check_activation(activation, prelu_weight, weight.shape[0], x)

@@ -12,6 +12,7 @@ from msr.ops._convolution import (
     check_activation,
     check_vector,
     empty_gradients,
+    in_autocast_dtype,
     in_layout_of,
     needed_gradients,
     new_output,
@@ -50,8 +51,9 @@ def conv_transpose2d(
     Returns:
         `(B, Cout, Ho, Wo)` with the dtype and memory format of `input`, where
         `Ho = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1`. Sums are float32, or float64
-        where `input` is. Differentiable once, in all four tensors. Kernels serve one group without dilation, sizes to 9
-        and strides 2 to 4, in bfloat16 on the CPU Cout to 4; all else runs as PyTorch's own convolution and activation.
+        where `input` is. Under autocast all four take its dtype. Differentiable once, in all four. Kernels serve
+        one group without dilation, sizes to 9 and strides 2 to 4, in bfloat16 on the CPU Cout to 4; all else runs as
+        PyTorch's own convolution and activation.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -65,6 +67,7 @@ def conv_transpose2d(
                   [ 1.0000,  1.0000, -0.2000, -0.2000]]]])
     """
     sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
+    input, weight, bias, prelu_weight = in_autocast_dtype(input, weight, bias, prelu_weight)
     _check(input, weight, bias, *sizes, activation, prelu_weight)
     if not _fits_kernels(weight, *sizes):
         return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like, memory_format
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -185,7 +186,8 @@ def deform_conv2d_backward_reference(
 
 def _pair(name: str, value: int | Sequence[int]) -> list[int]:
     pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or not all(isinstance(number, int) for number in pair) or min(pair) < (name != "padding"):
+    least = 0 if name == "padding" else 1
+    if len(pair) != 2 or not all(isinstance(number, int) for number in pair) or min(pair) < least:
         raise ValueError(f"deform_conv2d {name} is a whole number or a pair (down, right), not negative; got {value!r}")
     return pair
 
@@ -204,8 +206,9 @@ def _output_shape(
     named = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
     given = {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def require(condition: bool, rule: str) -> None:
-        if not condition:
+    def require(condition: bool, rule: str, *numbers: int) -> None:
+        if not condition:  # only here may sizes become text: that would fix them for torch.compile and torch.export
+            rule = rule.format(*numbers)
             got = ", ".join(f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in given.items())
             raise ValueError(f"deform_conv2d needs {rule}; got {got}")
 
@@ -226,9 +229,9 @@ def _output_shape(
     offset_groups = offset.shape[1] // (2 * taps)
     shape = (input.shape[0], 2 * offset_groups * taps, *size)
     fits = offset_groups > 0 and offset.shape == shape and channels % offset_groups == 0
-    require(fits, f"an offset (B, 2 * G * kh * kw, {size[0]}, {size[1]}) with G a divisor of the channels")
+    require(fits, "an offset (B, 2 * G * kh * kw, {}, {}) with G a divisor of the channels", *size)
     shape = (input.shape[0], offset_groups * taps, *size)
-    require(mask is None or mask.shape == shape, f"a mask {shape}")
+    require(mask is None or mask.shape == shape, "a mask ({}, {}, {}, {})", *shape)
     return (input.shape[0], out_channels, size[0], size[1])
 
 
@@ -278,7 +281,8 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
     input, offset, weight, mask = ctx.saved_tensors
-    grads = torch.ops.msr.deform_conv2d_backward.default(grad, input, offset, weight, mask, *ctx.settings)
+    backward = deform_conv2d_backward_reference if must_repeat(input) else torch.ops.msr.deform_conv2d_backward.default
+    grads = backward(grad, input, offset, weight, mask, *ctx.settings)
     needed = [value if need else None for value, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None, None, None)
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like, memory_format
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -168,9 +169,8 @@ def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
     x, flow = ctx.saved_tensors
     needs_x, needs_flow = ctx.needs_input_grad[:2]
-    grad_x, grad_flow = torch.ops.msr.flow_warp_backward.default(
-        grad, x, flow, ctx.interpolation, ctx.padding_mode, needs_x, needs_flow
-    )
+    backward = flow_warp_backward_reference if must_repeat(x) else torch.ops.msr.flow_warp_backward.default
+    grad_x, grad_flow = backward(grad, x, flow, ctx.interpolation, ctx.padding_mode, needs_x, needs_flow)
     return grad_x if needs_x else None, grad_flow if needs_flow else None, None, None
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 # Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16, bfloat16 results are
 # compared with the float32 results of the same rounded inputs: what is left is the rounding of the result, and of the
@@ -76,6 +77,8 @@ class OpContract:
     samples: ClassVar[dict[str, Sample]] = {}
     wrong: ClassVar[dict[str, Callable[[], Any]]] = {}
     cuda_backward: ClassVar[bool] = True  # whether the gradients have a CUDA kernel, too
+    takes_autocast: ClassVar[bool] = True  # whether the features take autocast's dtype, as those of a convolution do
+    other_size: ClassVar[Sample | None] = None  # the first sample's call for a picture of another size
 
     @classmethod
     def dispatcher_arguments(cls, tensors: list[Tensor | None], options: dict[str, Any]) -> tuple[Any, ...]:
@@ -186,6 +189,111 @@ class OpContract:
         )
         for one, other in pairs:
             assert_close(one, other, torch.float32)
+
+    @pytest.mark.once
+    def test_compiled_once_it_serves_every_size(self, device) -> None:
+        """torch.compile(dynamic=True) and torch.export, strict and not, fix none of the sizes of the picture."""
+        if self.other_size is None:
+            pytest.skip("no sample of another size")
+        torch.compiler.reset()
+        samples = [next(iter(self.samples.values())), self.other_size]
+        calls = [sample.to(device, torch.float32) for sample in samples]
+        op, options = self.op, samples[0].options
+
+        def call(*given: Tensor) -> Tensor:
+            return op(*given, **options)
+
+        class Module(torch.nn.Module):
+            def forward(self, *given: Tensor) -> Tensor:
+                return call(*given)
+
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=counter)
+        # Without this, sizes that happen to be equal in the first call are taken to be equal always.
+        with torch.fx.experimental._config.patch(use_duck_shape=False):
+            for tensors in calls:
+                expected = self.gradients(call, tensors, {})
+                for one, other in zip(self.gradients(compiled, tensors, {}), expected, strict=True):
+                    assert_close(one, other, torch.float32)
+        assert counter.frame_count == 1
+        auto = torch.export.Dim.AUTO
+        sizes = tuple(
+            {d: auto for d in range(one.dim()) if one.shape[d] != other.shape[d]}
+            for one, other in zip(*calls, strict=True)
+        )
+        for strict in (False, True):
+            exported = torch.export.export(Module(), tuple(calls[0]), dynamic_shapes=(sizes,), strict=strict)
+            assert any(f"msr.{self.name}" in str(node.target) for node in exported.graph.nodes)
+            for tensors in calls:
+                assert_close(exported.module()(*tensors), call(*tensors), torch.float32)
+
+    @pytest.mark.parametrize("features", [torch.float16, torch.float32], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+    def test_coordinates_of_another_dtype(self, dtype: torch.dtype, features: torch.dtype, device) -> None:
+        """They count as the float32 of the same value, and their gradients have their dtype."""
+        sample = next(iter(self.samples.values()))
+        if not sample.coordinates:
+            pytest.skip("takes no coordinates")
+        tensors = sample.to(device, features)
+        given = [t.to(dtype) if n in sample.coordinates and t is not None else t for n, t in enumerate(tensors)]
+        wide = [t.float() if n in sample.coordinates and t is not None else t for n, t in enumerate(given)]
+        assert torch.equal(self.op(*given, **sample.options), self.op(*wide, **sample.options))
+        pairs = zip(
+            self.gradients(self.op, given, sample.options),
+            self.gradients(self.op, wide, sample.options),
+            strict=True,
+        )
+        for one, other in pairs:
+            assert_close(one, other, torch.bfloat16 if dtype == torch.bfloat16 else torch.float16)
+
+    def test_autocast(self, device) -> None:
+        """Parameters stay float32 whatever reaches them, and so do coordinates."""
+        sample = next(iter(self.samples.values()))
+        tensors = sample.to(device, torch.float32)
+        for mixed in (False, True):
+            given = [t.bfloat16() if mixed and n == 0 and t is not None else t for n, t in enumerate(tensors)]
+            if mixed and not self.takes_autocast:
+                given = sample.to(device, torch.bfloat16)
+            leaves = [None if t is None else t.detach().requires_grad_() for t in given]
+            with torch.autocast(device.type, torch.bfloat16):
+                out = self.op(*leaves, **sample.options)
+            assert out.dtype == (torch.bfloat16 if self.takes_autocast or mixed else torch.float32)
+            assert_close(out, self.reference(*tensors, **sample.options), torch.bfloat16)
+            wanted = [leaf for leaf in leaves if leaf is not None]
+            for leaf, grad in zip(wanted, torch.autograd.grad(out.float().sum(), wanted), strict=True):
+                assert grad.dtype == leaf.dtype
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_elements_past_32_bits(self, layout: str, device) -> None:
+        """Elements of one image that lie more than 2^31 apart: of 4 GiB a few pages are touched."""
+        sample = next(iter(self.samples.values()))
+        first, *others = sample.to(device, torch.float16)
+        assert first is not None
+        _, channels, height, width = first.shape
+        step = 2**31 // ((channels if layout == "contiguous" else height) - 1) + 7
+        strides = (height * width, step, width, 1) if layout == "contiguous" else (width * channels, 1, step, channels)
+        far = torch.empty(2**31 + 2**16, dtype=torch.float16, device=device).as_strided(first.shape, strides)
+        far.copy_(first)
+        wide = [None if t is None else t.float() for t in (first, *others)]
+        got = self.op(far, *others, **sample.options)
+        assert_close(got, self.reference(*wide, **sample.options), torch.float16)
+
+    @pytest.mark.once
+    def test_two_runs_agree(self, device) -> None:
+        """Where deterministic algorithms are asked for, to the last bit."""
+        sample = next(iter(self.samples.values()))
+        tensors = sample.to(device, torch.float32)
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            runs = [
+                [self.op(*tensors, **sample.options), *self.gradients(self.op, tensors, sample.options)]
+                for _ in range(2)
+            ]
+        finally:
+            torch.use_deterministic_algorithms(before)
+        for one, other in zip(*runs, strict=True):
+            assert torch.equal(one, other)
 
     def test_differentiating_twice_raises(self, device) -> None:
         sample = next(iter(self.samples.values()))

@@ -64,6 +64,7 @@ class TestConvPixelShuffle(OpContract):
         "no-rows": make((1, 3, 0, 5), 2, 2, activation="relu"),
         "no-columns": make((1, 3, 4, 0), 2, 2),
     }
+    other_size = make((1, 6, 8, 4), 3, 4, activation="leaky_relu")
     wrong: ClassVar = {
         "x-3d": lambda: conv_pixel_shuffle(torch.zeros(3, 4, 5), torch.zeros(4, 3, 3, 3), None, 2),
         "channels": lambda: conv_pixel_shuffle(torch.zeros(1, 3, 4, 5), torch.zeros(4, 2, 3, 3), None, 2),

@@ -68,6 +68,7 @@ class TestConvTranspose2d(OpContract):
         "wide": make((1, 2, 2, 75), 5, (4, 4), stride=2, padding=1),
         "no-batch": make((0, 3, 4, 5), 2, (4, 4), stride=2, padding=1),
     }
+    other_size = make((1, 6, 8, 4), 3, (9, 9), stride=4, padding=4, output_padding=3, activation="leaky_relu")
     wrong: ClassVar = {
         "input-3d": lambda: conv_transpose2d(torch.zeros(3, 4, 5), torch.zeros(3, 2, 4, 4)),
         "channels": lambda: conv_transpose2d(torch.zeros(1, 3, 4, 5), torch.zeros(4, 2, 4, 4)),

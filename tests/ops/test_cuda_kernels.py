@@ -3,6 +3,7 @@
 The contract and the tests of every op run on the shim by themselves, see `device` in tests/conftest.py.
 """
 
+import importlib
 import math
 import re
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_shim import build, dispatch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import msr.ops
-from ops import test_conv_pixel_shuffle, test_conv_transpose2d
+from msr.ops._determinism import must_repeat
+from ops import test_conv_pixel_shuffle, test_conv_transpose2d, test_deform_conv2d, test_flow_warp
 from ops.contract import Sample, arrange, assert_close
 
 KERNELS = sorted((Path(__file__).parents[2] / "csrc").glob("*.cu"))
@@ -148,3 +151,34 @@ def test_more_tiles_than_one_block_takes(shim: dispatch.Shim) -> None:
         weight = torch.randn(channels, 3, 4, 4) / (4 * channels) ** 0.5
         got = msr.ops.conv_transpose2d(x, weight, None, 2, 1)
         assert_close(got, msr.ops.conv_transpose2d_reference(x, weight, None, 2, 1), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["flow_warp", "deform_conv2d"])
+def test_deterministic_gradients_use_no_atomics(
+    name: str, shim: dispatch.Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for them on a GPU, the references compute the gradients; PyTorch's own ops then add in a fixed order."""
+    module = importlib.import_module(f"msr.ops.{name}")
+    contract = {"flow_warp": test_flow_warp.TestFlowWarp, "deform_conv2d": test_deform_conv2d.TestDeformConv2d}[name]
+    sample = next(iter(contract.samples.values()))
+    tensors = sample.to(torch.device("cpu"), torch.float32)
+    before = shim.atomics()
+    expected = contract.gradients(contract.op, tensors, sample.options)
+    assert shim.atomics() > before
+    monkeypatch.setattr(module, "must_repeat", lambda x: True)  # as on a GPU
+    before = shim.atomics()
+    for one, other in zip(contract.gradients(contract.op, tensors, sample.options), expected, strict=True):
+        assert_close(one, other, torch.float32)
+    assert shim.atomics() == before
+
+
+def test_what_must_repeat() -> None:
+    with FakeTensorMode():
+        on_gpu, on_cpu = torch.empty(2, device="cuda"), torch.empty(2)
+    for asked in (False, True):
+        torch.use_deterministic_algorithms(asked)
+        try:
+            assert must_repeat(on_gpu) is asked
+            assert not must_repeat(on_cpu)
+        finally:
+            torch.use_deterministic_algorithms(False)

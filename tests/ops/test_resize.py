@@ -23,6 +23,7 @@ class TestResize(OpContract):
     op = staticmethod(resize)
     reference = staticmethod(resize_reference)
     name = "resize"
+    takes_autocast = False
 
     samples: ClassVar = {
         "enlarged": make(2, 3, 5, 7, scale=2),
