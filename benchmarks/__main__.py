@@ -14,6 +14,7 @@ BENCHMARKS = {
     "deform_conv2d": "benchmarks.ops.deform_conv2d",
     "flow_guided_deform_conv2d": "benchmarks.ops.flow_guided_deform_conv2d",
     "correlation": "benchmarks.ops.correlation",
+    "correlation_lookup": "benchmarks.ops.correlation_lookup",
     "splat": "benchmarks.ops.splat",
     "kernel_merge": "benchmarks.ops.kernel_merge",
     "conv_transpose2d": "benchmarks.ops.conv_transpose2d",

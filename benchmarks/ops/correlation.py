@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmarks.common import Case
 from msr.ops import correlation, correlation_reference
+from msr.ops.correlation import correlation_backward_reference
 
 RADIUS = 4
 
@@ -25,7 +26,7 @@ def cases(device: torch.device) -> list[Case]:
             if height == 180:
                 for dtype in (torch.float16, torch.bfloat16):
                     found.append(Case(f"{name}, {str(dtype)[6:]}", _forward(a.to(dtype), b.to(dtype))))
-            found.append(Case(f"{name}, gradients", _backward(a, b)))
+                found.append(Case(f"{name}, gradients", _backward(a, b)))
     return found
 
 
@@ -54,9 +55,10 @@ def _forward(a: Tensor, b: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def _backward(a: Tensor, b: Tensor) -> dict[str, Callable[[], object]]:
-    """Time the gradients of both alone: the forward pass is done once, before. Two references for them.
+    """Time the gradients of both alone: the forward pass is done once, before.
 
-    Autograd pads the gradient of every shift to the size of the picture; written out by hand that is saved.
+    Two references: autograd, which pads the gradient of every shift to the size of the picture, and the op's own, written
+    out by hand to save that.
     """
     a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
     outputs = {"reference": correlation_reference(a, b, RADIUS), "correlation": correlation(a, b, RADIUS)}
@@ -65,4 +67,7 @@ def _backward(a: Tensor, b: Tensor) -> dict[str, Callable[[], object]]:
     def again(output: Tensor) -> Callable[[], object]:
         return lambda: torch.autograd.grad(output, (a, b), grad, retain_graph=True)
 
-    return {name: again(output) for name, output in outputs.items()}
+    return {
+        **{name: again(output) for name, output in outputs.items()},
+        "by hand": lambda: correlation_backward_reference(grad, a.detach(), b.detach(), RADIUS, 1, 1),
+    }

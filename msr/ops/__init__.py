@@ -6,6 +6,7 @@ import msr._extension as _extension  # noqa: F401  (first: its kernels override 
 from msr.ops.conv_pixel_shuffle import conv_pixel_shuffle, conv_pixel_shuffle_reference
 from msr.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_reference
 from msr.ops.correlation import correlation, correlation_reference
+from msr.ops.correlation_lookup import correlation_lookup, correlation_lookup_reference
 from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d, flow_guided_deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
@@ -19,6 +20,8 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_reference",
     "correlation",
+    "correlation_lookup",
+    "correlation_lookup_reference",
     "correlation_reference",
     "deform_conv2d",
     "deform_conv2d_reference",

@@ -136,19 +136,22 @@ def splat_backward_reference(
 
 
 def _check(x: Tensor, flow: Tensor, metric: Tensor | None, mode: str) -> None:
-    named = {"x": x, "flow": flow, "metric": metric}
-    given = {name: tensor for name, tensor in named.items() if tensor is not None}
-    got = "got " + ", ".join(f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in given.items())
+    given = {"x": x, "flow": flow} if metric is None else {"x": x, "flow": flow, "metric": metric}
     if x.dim() != 4 or flow.shape != (x.shape[0], 2, *x.shape[2:]):
-        raise ValueError(f"splat needs x (B, C, H, W) and flow (B, 2, H, W); {got}")
+        raise ValueError(f"splat needs x (B, C, H, W) and flow (B, 2, H, W); {_got(given)}")
     if metric is not None and metric.shape != (x.shape[0], 1, *x.shape[2:]):
-        raise ValueError(f"splat needs a metric (B, 1, H, W); {got}")
+        raise ValueError(f"splat needs a metric (B, 1, H, W); {_got(given)}")
     if any(t.dtype not in _FLOATS or t.device != x.device for t in given.values()):
-        raise ValueError(f"splat needs floating-point tensors on one device; {got}")
+        raise ValueError(f"splat needs floating-point tensors on one device; {_got(given)}")
     if mode not in MODES:
         raise ValueError(f"splat mode is one of {MODES}; got {mode!r}")
     if (metric is not None) != (mode in ("linear", "soft")):
-        raise ValueError(f"splat needs a metric for linear and soft, and none for sum and average; got {mode!r}, {got}")
+        rule = "a metric for linear and soft, and none for sum and average"
+        raise ValueError(f"splat needs {rule}; got {mode!r}, {_got(given)}")
+
+
+def _got(given: dict[str, Tensor]) -> str:
+    return "got " + ", ".join(f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in given.items())
 
 
 _op = torch.library.custom_op("msr::splat", splat_reference, mutates_args=())

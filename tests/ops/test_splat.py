@@ -49,14 +49,14 @@ class TestSplat(OpContract):
     reference = staticmethod(splat_reference)
     name = "splat"
     takes_autocast = False
-    other_size = make((2, 5, 12, 10), "sum")
+    other_size = make((2, 5, 12, 10), "soft")
 
     @classmethod
     def dispatcher_arguments(cls, tensors, options):
         return (*tensors, options["mode"], False)
 
     samples: ClassVar = {
-        **{mode: make((2, 5, 7, 9), mode) for mode in MODES},
+        **{mode: make((2, 5, 7, 9), mode) for mode in reversed(MODES)},
         "many-channels": make((1, 37, 5, 6), "soft"),
         "many-pixels": make((1, 2, 23, 31), "average", reach=0.7),
         "far": make((1, 3, 4, 5), "soft", reach=30.0),
