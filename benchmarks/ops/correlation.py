@@ -57,8 +57,8 @@ def _forward(a: Tensor, b: Tensor) -> dict[str, Callable[[], object]]:
 def _backward(a: Tensor, b: Tensor) -> dict[str, Callable[[], object]]:
     """Time the gradients of both alone: the forward pass is done once, before.
 
-    Two references: autograd, which pads the gradient of every shift to the size of the picture, and the op's own, written
-    out by hand to save that.
+    Two references: autograd, which pads the gradient of every shift to the size of the picture, and the op's own,
+    written out by hand to save that.
     """
     a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
     outputs = {"reference": correlation_reference(a, b, RADIUS), "correlation": correlation(a, b, RADIUS)}

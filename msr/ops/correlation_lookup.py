@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -149,7 +150,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
-    grads = torch.ops.msr.correlation_lookup_backward.default(grad, *ctx.saved_tensors, ctx.radius)
+    backward = torch.ops.msr.correlation_lookup_backward.default
+    grads = (correlation_lookup_backward_reference if must_repeat(grad) else backward)(
+        grad, *ctx.saved_tensors, ctx.radius
+    )
     needed = [value if need else None for value, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None)
 

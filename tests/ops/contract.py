@@ -237,7 +237,8 @@ class OpContract:
         tensors = sample.to(device, features)
         given = [t.to(dtype) if n in sample.coordinates and t is not None else t for n, t in enumerate(tensors)]
         wide = [t.float() if n in sample.coordinates and t is not None else t for n, t in enumerate(given)]
-        assert torch.equal(self.op(*given, **sample.options), self.op(*wide, **sample.options))
+        # Sums in the kernels may run in any order.
+        assert_close(self.op(*given, **sample.options), self.op(*wide, **sample.options), features)
         pairs = zip(
             self.gradients(self.op, given, sample.options),
             self.gradients(self.op, wide, sample.options),
