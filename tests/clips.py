@@ -1,6 +1,7 @@
 """Clips of every kind that people have, made on the spot by PyAV alone: what msr must carry through unharmed."""
 
 import dataclasses
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
 from made import picture
+
+# SVT-AV1 tells its settings on stderr otherwise.
+os.environ.setdefault("SVT_LOG", "1")
 
 TITLE = "A day at the sea"
 #: BT.2020 primaries, D65, 0.0001 to 1000 cd/m2; brightest pixel 1000, brightest frame 400, as x265 takes them.

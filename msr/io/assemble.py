@@ -19,7 +19,7 @@ from msr.io.format import ClipFormat
 from msr.io.matroska import ROOM, set_display_size, with_static_hdr
 from msr.io.output import whole
 from msr.io.packets import Cut, Joined
-from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, unsaid
+from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, spelled, unsaid
 
 #: The greatest time scale that MP4 has room for.
 _LARGEST_SCALE = (1 << 31) - 1
@@ -135,7 +135,7 @@ def _add_video(
     if origin is not None and source is not None and origin.streams.video:
         main = main_video(origin, source)
         stream.disposition = main.disposition
-        stream.metadata.update(kept_tags(main.metadata, video=True))
+        stream.metadata.update(spelled(kept_tags(main.metadata, video=True), out))
     return stream
 
 

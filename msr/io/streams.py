@@ -149,11 +149,15 @@ def add_copy(target: av.container.OutputContainer, stream: Any) -> Any:
     else:
         copy = target.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition
-    tags = kept_tags(stream.metadata)
-    if target.format.name == "mov" and "language" in tags:
-        tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
-    copy.metadata.update(tags)
+    copy.metadata.update(spelled(kept_tags(stream.metadata), target))
     return copy
+
+
+def spelled(tags: dict[str, str], target: av.container.OutputContainer) -> dict[str, str]:
+    """Tags with the language as the container spells it."""
+    if target.format.name != "mov" or "language" not in tags:
+        return tags
+    return tags | {"language": QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])}
 
 
 def _cover(stream: Any) -> bytes:
@@ -199,9 +203,11 @@ def unsaid(origin: av.container.InputContainer, copied: Copied, result: av.conta
     written: dict[str, list[Any]] = {}
     for stream in list(result.streams)[1:]:
         written.setdefault(_role(stream), []).append(stream)
-    for index in copied.streams:
-        stream = origin.streams[index]
-        others = written.get(_role(stream), [])
+    mains = [main_video(origin, Path(origin.name))] if origin.streams.video else []
+    written.setdefault("main", []).append(result.streams[0])
+    for stream in [*mains, *(origin.streams[index] for index in copied.streams)]:
+        index = stream.index
+        others = written.get("main" if stream in mains else _role(stream), [])
         if not others:
             notes.append(f"the {kind(stream)} (stream {index}) was not written by the muxer; it is left out")
             continue

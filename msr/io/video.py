@@ -239,7 +239,7 @@ class VideoReader:
         if not self._deinterlace:
             for index, decoded in enumerate(self._all()):
                 if decoded.interlaced_frame:
-                    raise InputError(f"{self.path} is interlaced (frame {index}); it must be deinterlaced first")
+                    raise InputError(f"{self.path} is interlaced (frame {index}); --deinterlace makes it whole frames")
                 yield decoded
             return
         yield from deinterlaced(self._all(), self._unit)

@@ -66,7 +66,7 @@ def test_a_truncated_tail_is_found_out_or_read_as_far_as_it_goes(tmp_path: Path)
 
 def test_interlaced_frames_are_refused_or_deinterlaced(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", Recipe(frames=6, interlaced=True))
-    with pytest.raises(InputError, match=r"a\.mp4 is interlaced \(frame 0\); it must be deinterlaced first"):
+    with pytest.raises(InputError, match=r"a\.mp4 is interlaced \(frame 0\); --deinterlace"):
         VideoReader(path)
     with VideoReader(path, deinterlace=True) as clip:
         frames = list(clip)

@@ -274,3 +274,38 @@ def test_marks_of_subrip_do_not_become_letters(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "b.mp4")) as container:
         lines = {bytes(packet)[2:] for packet in container.demux(subtitles=0)}
     assert lines - {b""} == {b"Over there", b"on top", b"1 < 2"}
+
+
+def test_languages_and_timecode_of_the_video_are_kept(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with av.open(str(make(tmp_path, "plain"))) as old, av.open(str(source), "w") as new:
+        copies = {stream.index: new.add_stream_from_template(stream, opaque=True) for stream in old.streams}
+        copies[0].metadata.update({"language": "deu", "timecode": "01:00:00:00", "title": "Camera 2"})
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux(packet)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        _, notes = passed(source, tmp_path / f"b{suffix}")
+        assert not notes
+        with av.open(str(tmp_path / f"b{suffix}")) as container:
+            tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
+        assert tags["timecode"] == "01:00:00:00"
+        assert tags["language"] in ("deu", "ger")
+        assert tags.get("title", tags.get("name")) == "Camera 2"
+        assert worst(audit(source, tmp_path / f"b{suffix}")) == "kept"
+
+
+def test_what_a_muxer_drops_without_a_word_is_said(tmp_path: Path) -> None:
+    """QuickTime knows a few dozen languages; FFmpeg leaves out any other."""
+    source = tmp_path / "a.mkv"
+    with av.open(str(make(tmp_path, "two-audio"))) as old, av.open(str(source), "w") as new:
+        copies = {stream.index: new.add_stream_from_template(stream, opaque=True) for stream in old.streams}
+        copies[2].metadata["language"] = "zza"
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux(packet)
+    _, notes = passed(source, tmp_path / "b.mov")
+    assert notes == ["the container cannot say that the language of stream 2 is zza"]
+    assert {row.what for row in audit(source, tmp_path / "b.mov") if row.verdict == "lost"} == {"language of audio 2"}
