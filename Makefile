@@ -25,7 +25,7 @@ BUILT := $(VENV)/.built$(if $(filter 0,$(MSR_EXTENSION)),-without-extension)$(if
 # ninja, where the kernels are built with several processes, is found in the environment.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test bench lint types cuda-check install clean
+.PHONY: demo test bench lint types sanitize cuda-check install clean
 
 demo: $(BUILT)
 	$(BIN)/python examples/demo.py --out demo-out $(ARGS)
@@ -42,6 +42,12 @@ lint: $(BUILT)
 
 types: $(BUILT)
 	$(BIN)/mypy
+
+# The CPU kernels and the CUDA kernels (run on the CPU) with every access checked. msr must not load its own beside them.
+sanitize: $(BUILT)
+	MSR_EXTENSION=0 ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		$(BIN)/python -m pytest tests/ops --sanitize -m 'not once' -k 'not past_32_bits' $(ARGS)
 
 cuda-check: $(BUILT)
 	$(BIN)/python setup.py check_cuda

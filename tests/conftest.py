@@ -67,9 +67,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def devices(metafunc: pytest.Metafunc) -> list[str]:
     chosen = metafunc.config.getoption("--device")
-    found = [name for name in DEVICES if chosen is None or name.startswith(chosen)] or [chosen]
+    every = ("cpu", "shim-shuffled") if metafunc.config.getoption("--sanitize") else DEVICES
+    found = [name for name in every if chosen is None or name.startswith(chosen)] or [chosen]
     # The shim runs the same kernels whether msr has its compiled ones or not.
-    shim = chosen is not None or (os.environ.get("MSR_EXTENSION") != "0" and build.compiler() is not None)
+    shim = chosen is not None or metafunc.config.getoption("--sanitize")
+    shim = shim or (os.environ.get("MSR_EXTENSION") != "0" and build.compiler() is not None)
     shim = shim and not metafunc.definition.get_closest_marker("once")
     if metafunc.definition.get_closest_marker("gradients"):
         shim = shim and metafunc.cls.cuda_backward

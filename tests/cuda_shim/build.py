@@ -5,6 +5,7 @@ Objects are kept in build/cuda_shim under a name made of all that went into them
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,18 @@ def digest(files: list[Path], words: list[str]) -> str:
     return found.hexdigest()[:16]
 
 
+def with_headers(source: Path) -> list[Path]:
+    """Return a source and the headers of the project that it includes, directly or not."""
+    found, left = [], [source]
+    while left:
+        file = left.pop()
+        found.append(file)
+        for name in re.findall(r'^\s*#\s*include "(.+)"', file.read_text(), re.MULTILINE):
+            near = [path for path in (file.parent / name, ROOT / "csrc" / name, SHIM / name) if path.exists()]
+            left += [path for path in near[:1] if path not in found and path not in left]
+    return sorted(found)
+
+
 def make(command: list[str], target: Path) -> Path:
     """Run a command that writes a file, unless it is there; whole or not at all."""
     if not target.exists():
@@ -59,12 +72,11 @@ def library(name: str, sources: list[Path], flags: list[str]) -> Path:
     found = compiler()
     assert found is not None
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-    headers = sorted([*(ROOT / "csrc").glob("*.h"), *SHIM.glob("*.h")])
     includes = [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     command = [found, *FLAGS, *flags, *TORCH, f"-I{SHIM}", *includes, "-x", "c++", "-c"]
 
     def compiled(source: Path) -> Path:
-        key = digest([source, *headers], [*command, torch.__version__, version])
+        key = digest(with_headers(source), [*command, torch.__version__, version])
         return make([*command, str(source)], KEPT / f"{source.stem}-{key}.o")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -93,4 +105,4 @@ def faults(sanitize: bool) -> Path:
     assert found is not None
     source = SHIM / "faults.cpp"
     command = [found, *FLAGS, *(SANITIZE if sanitize else ()), str(source)]
-    return make(command, KEPT / f"faults-{digest([source, *sorted(SHIM.glob('*.h'))], command)}")
+    return make(command, KEPT / f"faults-{digest(with_headers(source), command)}")
