@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -36,6 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:  # the process is ours: a termination cleans up as an interrupt does
         signal.signal(signal.SIGTERM, _interrupt)
+    code = _run(arguments)
+    if arguments is None and threading.active_count() > 1:
+        # A thread that waits for a silent pipe holds a lock that Python's own end would wait for, and then abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], None] = options.run
@@ -48,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stopped:
-        print("; ".join(["msr: interrupted", *map(str, stopped.args)]), file=sys.stderr)
+        print("; ".join(["msr: interrupted", *filter(None, map(str, stopped.args))]), file=sys.stderr)
         return 130
     return 0
 

@@ -61,7 +61,7 @@ class Job:
             try:
                 self._take_up(resume)
             except BaseException:
-                self.close()
+                os.close(self._lock)  # and nothing else: what is there may be days of work
                 raise
         except OSError as error:
             raise WorkError(f"cannot write {self.folder}: {error.strerror or error}") from None

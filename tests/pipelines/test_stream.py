@@ -1,5 +1,6 @@
 """The stream: its state can be saved anywhere, scenes do not touch each other, tiles shrink when memory is out."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from made import picture
 from pipelines.networks import Running, stirred
 from torch import Tensor, nn
 
+from msr import io
 from msr.errors import InputError, WorkError
 from msr.pipelines.choose import choose_model
 from msr.pipelines.scenes import thumbnail
@@ -141,3 +143,23 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(Broken(), scene(2))
+
+
+def trained_tiles(halo: int | None) -> float:
+    """Largest difference, of 255, that tiles make with the weights that ship, on the clip of the examples."""
+    chosen = choose_model(("video",), 4, "video-x4")
+    chosen = chosen if halo is None else dataclasses.replace(chosen, halo=halo)
+    with io.open_clip(Path(__file__).parents[2] / "examples" / "clip.mp4") as clip:
+        source = [frame.pixels for _, frame in zip(range(2), clip, strict=False)]
+    frames = [torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in source]
+    results = []
+    for tile in (1000, 64):
+        stream: Stream[None] = Stream(chosen, tuple(frames[0].shape[-2:]), tile)
+        results.append([large for frame in frames for _, large in stream.feed(frame, None, None)])
+    return max(float((a.clamp(0, 1) - b.clamp(0, 1)).abs().max()) * 255 for a, b in zip(*results, strict=True))
+
+
+def test_tiles_of_the_model_that_ships_differ_by_less_than_a_code_value() -> None:
+    assert trained_tiles(None) <= 1.0
+    # Without what a tile reads around itself it would be seen.
+    assert trained_tiles(0) > 2.0

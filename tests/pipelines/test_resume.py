@@ -1,0 +1,237 @@
+"""A run that is stopped in any way hangs nowhere, leaves nothing half-written, and goes on to the same frames."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from made import clip, weights
+
+import msr
+from msr.errors import InputError, WorkError
+from msr.io import EncoderSettings, SegmentWriter
+from msr.pipelines import VideoOptions
+from msr.pipelines.job import Job, job_folder
+from msr.pipelines.progress import Report
+
+#: No run of these tests takes longer; one that hangs ends here.
+PATIENCE = 600
+
+ROOT = Path(msr.__file__).parent.parent
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+}
+
+
+def decoded(path: Path) -> list[tuple[int | None, bytes]]:
+    """Time and planes of every frame."""
+    with av.open(str(path)) as container:
+        return [(frame.pts, frame.to_ndarray().tobytes()) for frame in container.decode(video=0)]
+
+
+def options(**others: object) -> VideoOptions:
+    return VideoOptions(segment=3, **others)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 14 frames with audio, a tiny model, and what an undisturbed run makes of them."""
+    folder = tmp_path_factory.mktemp("resume")
+    weights(folder, "video", scale=2)
+    clip(folder / "a.mp4", 14, audio="aac")
+    model = folder / "tiny-video.safetensors"
+    msr.upscale_video(folder / "a.mp4", folder / "whole.mp4", model=model, options=options())
+    return folder
+
+
+class Stop(Report):
+    """Ends the run after a number of frames, as an error or a key would."""
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        self.left, self.error = after, error
+
+    def advance(self) -> None:
+        self.left -= 1
+        if not self.left:
+            raise self.error
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_twenty_moments(stock: Path, tmp_path: Path) -> None:
+    source = clip(tmp_path / "a.mp4", 40)
+    command = [sys.executable, "-W", "ignore", "-m", "pipelines.endure", source, tmp_path / "b.mkv"]
+    command += [stock / "tiny-video.safetensors", "20", "0"]
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
+    told = json.loads(done.stdout)
+    assert told["killed"] == 20
+    assert told["partial"] == 0
+    # Some were killed in mid-work: otherwise nothing was resumed.
+    assert len(set(told["found"])) > 1
+    assert decoded(tmp_path / "b.mkv") == decoded(tmp_path / "undisturbed.mkv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mkv", "undisturbed.mkv"]
+
+
+@pytest.mark.parametrize("after", [1, 3, 8, 14])
+def test_stopped_by_the_user(stock: Path, tmp_path: Path, after: int) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        msr.upscale_video(
+            stock / "a.mp4", target, model=model, options=options(), progress=Stop(after, KeyboardInterrupt())
+        )
+    assert not target.exists()
+    if job_folder(target).exists():
+        kept = json.loads((job_folder(target) / "journal.json").read_text())["frames"]
+        assert str(stopped.value) == f"{kept} frames are done and kept; the same command with --resume goes on"
+        with pytest.raises(InputError, match=f"begun before and {kept} frames of it are done: add --resume"):
+            msr.upscale_video(stock / "a.mp4", target, model=model, options=options())
+        assert json.loads((job_folder(target) / "journal.json").read_text())["frames"] == kept
+    else:
+        assert str(stopped.value) == ""
+    written = msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    assert written.frames == 14
+    assert decoded(target) == decoded(stock / "whole.mp4")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_was_asked_must_be_the_same(stock: Path, tmp_path: Path) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+    with pytest.raises(WorkError, match=r"the lamp went out; [369] frames are done and kept"):
+        msr.upscale_video(
+            stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, WorkError("the lamp went out"))
+        )
+    other = options(resume=True, encoder=EncoderSettings(crf=30))
+    with pytest.raises(InputError, match=r"cannot go on with .*: encoder was .*crf=None.* and is now .*crf=30"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=other)
+    assert (job_folder(target) / "000000.mkv").exists()
+    (job_folder(target) / "journal.json").write_text("{")
+    with pytest.raises(InputError, match=r"journal\.json cannot be used"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    assert not target.exists()
+
+
+def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
+    with Job(tmp_path / "b.mp4", {}, False), pytest.raises(InputError, match="another process is writing"):
+        Job(tmp_path / "b.mp4", {}, True)
+    with Job(tmp_path / "b.mp4", {}, True):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_that_is_damaged_in_the_middle(stock: Path, tmp_path: Path) -> None:
+    source, target, model = tmp_path / "a.mkv", tmp_path / "b.mkv", stock / "tiny-video.safetensors"
+    clip(source, 14, codec="ffv1")
+    good = source.read_bytes()
+    msr.upscale_video(source, tmp_path / "whole.mkv", model=model, options=options())
+    source.write_bytes(good[: len(good) * 3 // 4])
+    with pytest.raises(WorkError, match=r"a\.mkv is (truncated|damaged).*; [36] frames are done and kept"):
+        msr.upscale_video(source, target, model=model, options=options())
+    assert not target.exists()
+    # The copy was broken off; now it is whole, and another file by its size.
+    source.write_bytes(good)
+    with pytest.raises(InputError, match="source was"):
+        msr.upscale_video(source, target, model=model, options=options(resume=True))
+
+
+def test_a_disk_that_fills_up(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes two segments and a bit; what is done is kept, and with room again the run goes on."""
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+    write, written = SegmentWriter.write, 0
+
+    def full(self: SegmentWriter, planes: list[np.ndarray], pts: int, duration: int) -> None:
+        nonlocal written
+        written += 1
+        if written == 8:
+            raise WorkError(f"cannot write {self.path}: No space left on device")
+        write(self, planes, pts, duration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentWriter, "write", full)
+        with pytest.raises(WorkError) as failed:
+            msr.upscale_video(stock / "a.mp4", target, model=model, options=options())
+    assert str(failed.value).startswith(f"cannot write {target}: No space left on device; 6 frames are done and kept")
+    assert sorted(path.name for path in job_folder(target).glob("*.mkv")) == ["000000.mkv", "000001.mkv"]
+    assert not target.exists()
+    msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    assert decoded(target) == decoded(stock / "whole.mp4")
+
+
+def test_pictures_are_resumed_too(stock: Path, tmp_path: Path) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "out"
+    msr.upscale_video(stock / "a.mp4", tmp_path / "whole", model=model, options=options())
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, KeyboardInterrupt())
+        )
+    assert not target.exists()
+    msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    names = [path.name for path in sorted(target.iterdir())]
+    assert names == [f"{index:06d}.png" for index in range(14)]
+    assert [(target / name).read_bytes() for name in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen]]:
+    """Processes that do not outlive the test."""
+    started: list[subprocess.Popen] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "msr", "video", *map(str, words)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_terminal(
+    stock: Path, tmp_path: Path, processes: list[subprocess.Popen], number: signal.Signals
+) -> None:
+    """The source is a pipe that falls silent, so that the run is caught while it waits."""
+    target = tmp_path / "b.mkv"
+    frame = b"FRAME\n" + bytes(64 * 48 * 3 // 2)
+    process = subprocess.Popen(
+        command("-", "-o", target, "--model", stock / "tiny-video.safetensors"),
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    processes.append(process)
+    assert process.stdin is not None
+    process.stdin.write(b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420mpeg2\n" + frame * 100)
+    process.stdin.flush()
+    journal = job_folder(target) / "journal.json"
+    deadline = time.monotonic() + PATIENCE
+    while not journal.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert journal.exists(), "no segment was finished"
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 130
+    assert process.stderr is not None
+    said = process.stderr.read().decode().splitlines()[-1]
+    assert said == "msr: interrupted; 96 frames are done and kept; the same command with --resume goes on"
+    assert list(tmp_path.iterdir()) == [job_folder(target)]
+
+
+def test_a_reader_of_our_output_that_dies(stock: Path, processes: list[subprocess.Popen]) -> None:
+    process = subprocess.Popen(
+        command(stock / "a.mp4", "-o", "-", "--model", stock / "tiny-video.safetensors", "-q"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    processes.append(process)
+    assert process.stdout is not None
+    assert process.stdout.read(9) == b"YUV4MPEG2"
+    process.stdout.close()
+    assert process.wait(PATIENCE) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
