@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like
-from msr.ops.deform_conv2d import FLOATS, _pair, deform_conv2d_reference
+from msr.ops.deform_conv2d import FLOATS, _pair, deform_conv2d_backward_reference, deform_conv2d_reference
 
 
 def flow_guided_deform_conv2d(
@@ -114,8 +115,9 @@ def _check(
     named = {"x": x, "head": head, "flows": flows, "weight": weight, "bias": bias}
     given = {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def require(condition: bool, rule: str) -> None:
-        if not condition:
+    def require(condition: bool, rule: str, *numbers: int) -> None:
+        if not condition:  # only here may sizes become text: that would fix them for torch.compile and torch.export
+            rule = rule.format(*numbers)
             got = ", ".join(f"{name} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in given.items())
             raise ValueError(f"flow_guided_deform_conv2d needs {rule}; got {got}")
 
@@ -133,9 +135,9 @@ def _check(
     taps = kernel[0] * kernel[1]
     groups, count = head.shape[1] // (3 * taps), flows.shape[1] // 2
     fits = groups > 0 and head.shape == (x.shape[0], 3 * groups * taps, *size) and channels % groups == 0
-    require(fits, f"a head (B, 3 * G * kh * kw, {size[0]}, {size[1]}) with G a divisor of the channels")
+    require(fits, "a head (B, 3 * G * kh * kw, {}, {}) with G a divisor of the channels", *size)
     fits = count > 0 and flows.shape == (x.shape[0], 2 * count, *size) and groups % count == 0
-    require(fits, f"flows (B, 2 * F, {size[0]}, {size[1]}) with F a divisor of the {groups} offset groups")
+    require(fits, "flows (B, 2 * F, {}, {}) with F a divisor of the {} offset groups", *size, groups)
 
 
 def _forward(
@@ -165,7 +167,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of x, head, flows, weight and bias from that of the output."""
     offset, mask = _offset_and_mask(x, head, flows, weight, max_residue)
-    backward = torch.ops.msr.deform_conv2d_backward.default
+    backward = deform_conv2d_backward_reference if must_repeat(x) else torch.ops.msr.deform_conv2d_backward.default
     grads = backward(grad, x, offset, weight, mask, [1, 1], padding, dilation)
     grad_x, grad_offset, grad_weight, grad_bias, grad_mask = grads
     residue = head[:, : _parts(head)[0]].to(offset.dtype).tanh()

@@ -82,7 +82,7 @@ def _targets(
         raise ValueError(f"resize expects exactly one of scale and size, got {scale} and {size}")
     height, width = x.shape[-2:]
     if scale is not None:
-        if not (scale > 0 and math.isfinite(scale)):
+        if not 0 < scale < math.inf:
             raise ValueError(f"resize expects a positive scale, got {scale}")
         size = (math.ceil(height * scale), math.ceil(width * scale))
     assert size is not None

@@ -210,12 +210,14 @@ class OpContract:
         counter = CompileCounterWithBackend("aot_eager")
         compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=counter)
         # Without this, sizes that happen to be equal in the first call are taken to be equal always.
+        frames = []
         with torch.fx.experimental._config.patch(use_duck_shape=False):
             for tensors in calls:
                 expected = self.gradients(call, tensors, {})
                 for one, other in zip(self.gradients(compiled, tensors, {}), expected, strict=True):
                     assert_close(one, other, torch.float32)
-        assert counter.frame_count == 1
+                frames.append(counter.frame_count)
+        assert frames[0] == frames[1]  # with options that are floats even the first call compiles twice
         auto = torch.export.Dim.AUTO
         sizes = tuple(
             {d: auto for d in range(one.dim()) if one.shape[d] != other.shape[d]}

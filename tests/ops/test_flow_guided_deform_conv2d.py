@@ -54,6 +54,8 @@ class TestFlowGuidedDeformConv2d(OpContract):
         "no-target": make((1, 4, 2, 5), (3, 4, 3, 3), 1, padding=(0, 0)),
     }
 
+    other_size = make((2, 6, 8, 12), (5, 6, 3, 3), 1)
+
     @staticmethod
     def _wrong(**changed: Any) -> Any:
         given: dict[str, Any] = {

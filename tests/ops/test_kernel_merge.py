@@ -62,6 +62,8 @@ class TestKernelMerge(OpContract):
         "no-batch": make((0, 2, 3, 5, 5), (5, 5), 2.0),
     }
 
+    other_size = make((2, 3, 3, 8, 12), (8, 12), 2.0)
+
     @classmethod
     def dispatcher_arguments(cls, tensors, options):
         return *tensors, options["scale"], options.get("mosaic", ""), options.get("radius", 1)

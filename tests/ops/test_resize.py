@@ -37,6 +37,8 @@ class TestResize(OpContract):
         "no-batch": make(0, 3, 5, 5, scale=2),
     }
 
+    other_size = make(2, 3, 8, 12, scale=2)
+
     @classmethod
     def dispatcher_arguments(cls, tensors, options):
         x, settings = tensors[0], {"kernel": "cubic", "antialias": True, "phase": "centered", **options}
