@@ -72,10 +72,10 @@ class TestKernelMerge(OpContract):
         """As the contract's, for frames of 5 dimensions."""
         first, *others = self.samples["rgb"].to(device, torch.float16)
         assert first is not None
-        _, count, _, height, width = first.shape
-        step = 2**31 // (count * 3 - 1) + 7
-        far = torch.empty(2**32, dtype=torch.float16, device=device)
-        far = far.as_strided(first.shape, (3 * count * step // 2, 3 * step // 2, step // 2, width, 1))
+        batch, count, channels, _, width = first.shape
+        step = 2**31 // (batch * count * channels - 1) + 7
+        far = torch.empty(2**31 + 2**16, dtype=torch.float16, device=device)
+        far = far.as_strided(first.shape, (count * channels * step, channels * step, step, width, 1))
         far.copy_(first)
         got = self.op(far, *others, scale=2.0)
         wide = [t.float() for t in (first, *others) if t is not None]
