@@ -7,6 +7,7 @@ pictures' detail.
 
 import argparse
 import collections
+import importlib
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,7 @@ from msr.io import Finding, audit
 from msr.models import build_model, save_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-from clips import MATRIX, make
+clips = importlib.import_module("clips")
 
 
 def by_msr(source: Path, target: Path, model: Path) -> None:
@@ -61,7 +61,9 @@ def findings(name: str, source: Path, target: Path, model: Path) -> list[Finding
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipelines.fidelity")
-    parser.add_argument("--clips", nargs="*", default=list(MATRIX), metavar="NAME", help="only these kinds of clips")
+    parser.add_argument(
+        "--clips", nargs="*", default=list(clips.MATRIX), metavar="NAME", help="only these kinds of clips"
+    )
     options = parser.parse_args()
     tools = ["msr video", *(["ffmpeg -vf scale"] if shutil.which("ffmpeg") else [])]
     counts = {tool: collections.Counter[str]() for tool in tools}
@@ -72,7 +74,7 @@ def main() -> None:
         arguments = {"scale": 2, "channels": 8, "blocks": 1}
         save_model(build_model("image", arguments), "image", arguments, model)
         for clip in options.clips:
-            source = make(Path(folder), clip)
+            source = clips.make(Path(folder), clip)
             cells = []
             for number, tool in enumerate(tools):
                 found = findings(tool, source, source.with_name(f"{clip}-{number}{source.suffix}"), model)
