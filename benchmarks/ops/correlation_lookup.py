@@ -51,15 +51,15 @@ def _forward(a: Tensor, b: Tensor, coords: Tensor) -> dict[str, Callable[[], obj
 
 def _backward(a: Tensor, b: Tensor, coords: Tensor) -> dict[str, Callable[[], object]]:
     """Time the gradients of all three alone: the forward pass is done once, before."""
-    leaves = [t.detach().requires_grad_() for t in (a, b, coords)]
+    a, b, coords = (t.detach().requires_grad_() for t in (a, b, coords))
     outputs = {
-        "reference": correlation_lookup_reference(*leaves, RADIUS),
-        "correlation_lookup": correlation_lookup(*leaves, RADIUS),
-        "all pairs": _through_all_pairs(*leaves),
+        "reference": correlation_lookup_reference(a, b, coords, RADIUS),
+        "correlation_lookup": correlation_lookup(a, b, coords, RADIUS),
+        "all pairs": _through_all_pairs(a, b, coords),
     }
     grad = torch.ones_like(outputs["reference"])
 
     def again(output: Tensor) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
+        return lambda: torch.autograd.grad(output, (a, b, coords), grad, retain_graph=True)
 
     return {name: again(output) for name, output in outputs.items()}
