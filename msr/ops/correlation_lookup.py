@@ -150,10 +150,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
-    backward = torch.ops.msr.correlation_lookup_backward.default
-    grads = (correlation_lookup_backward_reference if must_repeat(grad) else backward)(
-        grad, *ctx.saved_tensors, ctx.radius
-    )
+    a, b, coords = ctx.saved_tensors
+    must = must_repeat(grad)
+    backward = correlation_lookup_backward_reference if must else torch.ops.msr.correlation_lookup_backward.default
+    grads = backward(grad, a, b, coords, ctx.radius)
     needed = [value if need else None for value, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None)
 
