@@ -53,11 +53,11 @@ def main() -> None:
         child = run(source, target, model)
         time.sleep(moments.uniform(0.5 * begun, length))
         os.kill(child, signal.SIGKILL)
-        ended_by = os.WTERMSIG(os.waitpid(child, 0)[1]) if target.exists() is False else 0
+        status = os.waitpid(child, 0)[1]
         if target.exists():  # it was done before it was killed: what is there must be whole; begin anew
             early += target.read_bytes() != whole.read_bytes()
             target.unlink()
-        killed += ended_by == signal.SIGKILL
+        killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         journal = job_folder(target) / "journal.json"
         found.append(json.loads(journal.read_text())["frames"] if journal.exists() else 0)
     assert os.waitpid(run(source, target, model), 0)[1] == 0
