@@ -10,7 +10,7 @@ from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
 from msr.nn.flow import FlowNetwork, steady_flow
 from msr.nn.upsampling import UpsamplerName, make_upsampler
-from msr.ops import flow_warp
+from msr.ops.flow_warp import flow_warp
 from msr.ops.resize import Phase, resize
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.blocks import conv3x3
-from msr.ops import deform_conv2d, flow_warp
+from msr.ops.deform_conv2d import deform_conv2d
+from msr.ops.flow_warp import flow_warp
 
 
 def flow_phase(flow: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.blocks import conv3x3
-from msr.ops import correlation, flow_warp
+from msr.ops.correlation import correlation
+from msr.ops.flow_warp import flow_warp
 
 _RADIUS = 2
 

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msr.ops import conv_pixel_shuffle, conv_transpose2d
+from msr.ops.conv_pixel_shuffle import conv_pixel_shuffle
+from msr.ops.conv_transpose2d import conv_transpose2d
 
 UpsamplerName = Literal["subpixel", "deconvolution"]
 

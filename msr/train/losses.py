@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from msr.ops import flow_warp
+from msr.ops.flow_warp import flow_warp
 
 LossName = Literal["charbonnier", "mse"]
 
