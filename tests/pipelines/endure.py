@@ -51,7 +51,7 @@ def main() -> None:
     early = killed = 0
     while killed < kills:
         child = run(source, target, model)
-        time.sleep(moments.uniform(0.5 * begun, length))
+        time.sleep(moments.uniform(0.5 * begun, begun + 0.4 * (length - begun)))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if target.exists():  # it was done before it was killed: what is there must be whole; begin anew
