@@ -1,10 +1,8 @@
 """The command line: bad input ends in one sentence and the right exit code, and leaves nothing half-written."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
