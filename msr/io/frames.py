@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -230,33 +231,42 @@ class FolderWriter:
 
 
 def join_folders(target: Path, folders: Sequence[Path]) -> None:
-    """Move the pictures of folders that ``FolderWriter`` made to where they belong.
+    """Give the pictures of folders that ``FolderWriter`` made their place, without a second copy where the disk can.
+
+    The folders keep theirs: what is killed half-way can be done again.
 
     Args:
         target: a folder, made by this, or a pattern such as ``out/%06d.png`` in a folder that exists.
-        folders: with pictures whose numbers go on from folder to folder; they are empty afterwards.
+        folders: with pictures whose numbers go on from folder to folder.
 
     Raises:
-        WorkError: a picture cannot be moved.
+        WorkError: a picture cannot be linked or copied.
 
     Example:
         >>> join_folders(Path("out"), [Path("job/0"), Path("job/1")])    # doctest: +SKIP
     """
     try:
         if is_pattern(target) or _NUMBER.search(target.name):
-            _move(folders, target.parent)
+            _link(folders, target.parent)
             return
         with whole(target) as part:
             part.mkdir()
-            _move(folders, part)
+            _link(folders, part)
     except OSError as error:
         raise WorkError(f"cannot write {target}: {error.strerror or error}") from None
 
 
-def _move(folders: Sequence[Path], to: Path) -> None:
+def _link(folders: Sequence[Path], to: Path) -> None:
     for folder in folders:
         for file in sorted(folder.iterdir()):
-            os.replace(file, to / file.name)
+            part = to / f".{file.name}.part"
+            part.unlink(missing_ok=True)
+            try:
+                os.link(file, part)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, part)
+            os.replace(part, to / file.name)
+            part.unlink(missing_ok=True)  # which stays where both were the same file already
 
 
 def picture_format(deep: bool) -> PixelFormat:

@@ -180,17 +180,22 @@ def upscale_video(
         else:
             facts = _facts(source_path, plan, asked, options)
             with Job(target_path, facts, options.resume) as job:
-                _run_job(job, clip, source_path, plan, options, report)
+                dropped = _run_job(job, clip, source_path, plan, options, report)
                 count = job.frames
                 job.remove()
+            for note in dropped:
+                if note not in notes:
+                    report.note(note)
         if clip.damaged:
             report.note(f"{clip.damaged} damaged places of {source} were passed over")
     width, height = plan.written.upright_size
     return Written(target_path, width, height, count, time.perf_counter() - started)
 
 
-def _run_job(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions, report: Report) -> None:
-    """Make the segments that are missing and join them all; what stops it says how to go on."""
+def _run_job(
+    job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions, report: Report
+) -> list[str]:
+    """Make the segments that are missing and join them all; what stops it says how to go on. See _assemble."""
     try:
         if job.frames:
             report.note(f"going on after {job.frames} frames")
@@ -198,7 +203,7 @@ def _run_job(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: V
         report.begin(_label(source), clip.frames, job.frames)
         icc = clip.icc if isinstance(clip, io.FolderReader) else None
         run_clip(clip, plan, segment_writer(job, plan, options.encoder, icc), report, job.state)
-        _assemble(job, clip, source, plan, options)
+        return _assemble(job, clip, source, plan, options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(job)) from None
     except WorkError as error:
@@ -214,14 +219,14 @@ def _how_to_go_on(job: Job) -> str:
     return f"{job.frames} frames are done and kept; the same command with --resume goes on" if job.segments else ""
 
 
-def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions) -> None:
+def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions) -> list[str]:
+    """Join the segments under the output's name; sentences on what was left out."""
     if job.target.suffix.lower() in io.VIDEO_SUFFIXES:
         origin = source if isinstance(clip, io.VideoReader) else None
-        io.assemble(
-            job.target, job.finished(), origin, plan.written, start=options.start, duration=options.duration
-        )  # fmt: skip
-    else:
-        io.join_folders(job.target, job.finished())
+        part = options.start, options.duration
+        return io.assemble(job.target, job.finished(), origin, plan.written, start=part[0], duration=part[1])
+    io.join_folders(job.target, job.finished())
+    return []
 
 
 def _plan(
