@@ -5,6 +5,9 @@ from pathlib import Path
 
 import msr
 
+# What evaluation and training share.
+SHARED = {"metrics", "camera", "degradation", "burst_simulation"}
+
 # What each part may import of msr, besides itself and the errors.
 ALLOWED = {
     "ops": {"_extension"},
@@ -12,10 +15,12 @@ ALLOWED = {
     "models": {"ops", "nn"},
     "io": set(),
     "metrics": {"nn"},
+    "camera": set(),
     "degradation": {"ops", "metrics"},
-    "pipelines": {"ops", "nn", "models", "io", "metrics", "degradation", "_extension"},
-    "train": {"ops", "nn", "models", "pipelines", "io", "metrics", "degradation"},
-    "cli": {"ops", "nn", "models", "pipelines", "io", "metrics", "degradation", "train", "_extension"},
+    "burst_simulation": {"camera", "metrics", "degradation"},
+    "pipelines": {"ops", "nn", "models", "io", *SHARED, "_extension"},
+    "train": {"ops", "nn", "models", "pipelines", "io", *SHARED},
+    "cli": {"ops", "nn", "models", "pipelines", "io", *SHARED, "train", "_extension"},
     "errors": set(),
     "_extension": set(),
 }
