@@ -85,7 +85,7 @@ def _encoder_pixels(source: ClipFormat, width: int, height: int, settings: Encod
         found = [pixels for pixels in known if holds(pixels, wanted)]
     if not found:
         raise InputError(
-            f"{encoder} cannot write {width}x{height} pixels as {wanted.name} into {suffix}; "
+            f"{encoder} cannot write {width}x{height} pixels as {settings.pix_fmt or wanted.name} into {suffix}; "
             "choose another --pix-fmt, --codec or .mkv"
         )
     return min(found, key=lambda pixels: (pixels.bits, -pixels.chroma_x - pixels.chroma_y))

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.pixels import Image, describe, pack, unpack
 from msr.pipelines.progress import progress_bar
-from msr.pipelines.tiling import choose_tile, plan_tiles
+from msr.pipelines.tiling import Tiles, choose_tile, join_within_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +126,14 @@ def run_image(image: Image, chosen: Chosen, tile: int | None, name: str) -> Imag
     rgb, alpha = unpack(image, layout, name)
     with torch.inference_mode():
         x = chosen.place(rgb)
-        tiles = plan_tiles(*layout.size, choose_tile(tile, chosen.device), chosen.halo)
-        return pack(tiles.join(lambda index: chosen.module(tiles.cut(x, index)), chosen.scale), alpha, layout)
+        side = choose_tile(tile, chosen.device)
+
+        def enlarge(tiles: Tiles, index: int) -> Tensor:
+            enlarged: Tensor = chosen.module(tiles.cut(x, index))
+            return enlarged
+
+        large = join_within_memory(layout.size, side, chosen.halo, enlarge, chosen.scale)
+        return pack(large, alpha, layout)
 
 
 def load_picture(path: Path) -> io.Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -206,6 +207,51 @@ def halve_tile(tile: int, height: int, width: int) -> int:
     if smaller >= min(tile, max(height, width)):
         raise WorkError(f"out of memory, even with tiles of {min(tile, max(height, width))} pixels a side")
     return smaller
+
+
+def join_within_memory(
+    size: tuple[int, int],
+    tile: int,
+    halo: int,
+    run: Callable[[Tiles, int], Tensor],
+    scale: int,
+    told: Callable[[str], None] | None = None,
+) -> Tensor:
+    """Enlarge a picture in tiles, from the start again with tiles of half the side when memory runs out.
+
+    Args:
+        size: height and width of the picture in LR pixels.
+        tile: side of the tiles to begin with, in LR pixels.
+        halo: see ``plan_tiles``.
+        run: gives the enlargement of one tile, from the tiles and its number.
+        scale: enlargement factor.
+        told: called with a sentence when the tiles become smaller.
+
+    Returns:
+        ``(1, 3, sH, sW)``, as ``Tiles.join``.
+
+    Raises:
+        WorkError: the smallest tiles need more memory than there is.
+
+    Example:
+        >>> x = torch.rand(1, 3, 50, 60)
+        >>> same = join_within_memory((50, 60), 32, 8, lambda tiles, index: tiles.cut(x, index), 1)
+        >>> bool(torch.allclose(same, x))
+        True
+    """
+    while True:
+        tiles = plan_tiles(*size, tile, halo)
+        try:
+            return tiles.join(functools.partial(run, tiles), scale)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Here the error is gone, and with it what its traceback held.
+        tile = halve_tile(tile, *size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if told is not None:
+            told(f"out of memory: going on with tiles of {tile} pixels")
 
 
 def out_of_memory(error: BaseException) -> bool:

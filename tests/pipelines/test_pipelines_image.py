@@ -49,6 +49,26 @@ def test_tensors_give_tensors_of_their_dtype(dtype: torch.dtype) -> None:
     assert np.abs(result.float().permute(1, 2, 0).numpy() / top - direct(picture())).max() < tolerance
 
 
+def test_when_memory_is_out_tiles_are_halved() -> None:
+    class Small(Convolutions):
+        """Takes at most 8000 pixels at a time."""
+
+        failures = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[-1] * x.shape[-2] > 8000:
+                self.failures += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().forward(x)
+
+    small = Small().requires_grad_(False)
+    small.load_state_dict(MODEL.state_dict())
+    pixels = picture(120, 150)
+    result = msr.upscale_image(pixels, model=small)
+    assert small.failures == 1
+    assert np.abs(result.astype(int) - msr.upscale_image(pixels, model=MODEL)).max() <= 1
+
+
 def test_gray_stays_gray() -> None:
     gray = picture()[..., 0]
     expected = direct(np.repeat(gray[..., None], 3, 2)).mean(2)

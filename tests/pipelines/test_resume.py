@@ -16,7 +16,7 @@ from made import clip, weights
 
 import msr
 from msr.errors import InputError, WorkError
-from msr.io import EncoderSettings, SegmentWriter
+from msr.io import EncoderSettings
 from msr.pipelines import VideoOptions
 from msr.pipelines.job import Job, job_folder
 from msr.pipelines.progress import Report
@@ -141,27 +141,39 @@ def test_a_clip_that_is_damaged_in_the_middle(stock: Path, tmp_path: Path) -> No
         msr.upscale_video(source, target, model=model, options=options(resume=True))
 
 
-def test_a_disk_that_fills_up(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk takes two segments and a bit; what is done is kept, and with room again the run goes on."""
-    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
-    write, written = SegmentWriter.write, 0
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_disk_that_fills_up(stock: Path, tmp_path: Path) -> None:
+    """No file may grow beyond a limit: even frames fit, noise does not; with room again the run goes on."""
+    import resource
 
-    def full(self: SegmentWriter, planes: list[np.ndarray], pts: int, duration: int) -> None:
-        nonlocal written
-        written += 1
-        if written == 8:
-            raise WorkError(f"cannot write {self.path}: No space left on device")
-        write(self, planes, pts, duration)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentWriter, "write", full)
+    source, target, whole = tmp_path / "a.mkv", tmp_path / "b.mkv", tmp_path / "whole.mkv"
+    rng = np.random.default_rng(0)
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for index in range(14):
+            frame = np.full((48, 64, 3), 128, np.uint8) if index < 7 else rng.integers(0, 256, (48, 64, 3), np.uint8)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(video.encode())
+    weights(tmp_path, "image", scale=2)
+    asked = {"model": tmp_path / "tiny-image.safetensors"}
+    exact = EncoderSettings(crf=0)
+    msr.upscale_video(source, whole, **asked, options=options(encoder=exact))  # type: ignore[arg-type]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
         with pytest.raises(WorkError) as failed:
-            msr.upscale_video(stock / "a.mp4", target, model=model, options=options())
-    assert str(failed.value).startswith(f"cannot write {target}: No space left on device; 6 frames are done and kept")
+            msr.upscale_video(source, target, **asked, options=options(encoder=exact))  # type: ignore[arg-type]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(failed.value).startswith(f"cannot write {target}: ")
+    assert str(failed.value).endswith("; 6 frames are done and kept; the same command with --resume goes on")
     assert sorted(path.name for path in job_folder(target).glob("*.mkv")) == ["000000.mkv", "000001.mkv"]
     assert not target.exists()
-    msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
-    assert decoded(target) == decoded(stock / "whole.mp4")
+    msr.upscale_video(source, target, **asked, options=options(encoder=exact, resume=True))  # type: ignore[arg-type]
+    assert decoded(target) == decoded(whole)
 
 
 def test_pictures_are_resumed_too(stock: Path, tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""`msr video` from its words: sizes, parts, encoders, previews, lines of JSON, y4m from and to pipes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from made import clip, weights
+
+from msr.cli import main
+from msr.io import read_image
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 10 frames with sound, and a tiny model of scale 2 that takes each frame for itself."""
+    folder = tmp_path_factory.mktemp("stock")
+    weights(folder, "image", scale=2)
+    clip(folder / "a.mp4", 10, audio="aac")
+    return folder
+
+
+def video(stock: Path, target: Path | str, *words: str, source: str = "a.mp4") -> int:
+    source = source if source == "-" else str(stock / source)
+    return main(["video", source, "-o", str(target), "--model", str(stock / "tiny-image.safetensors"), *words])
+
+
+def stream(path: Path) -> tuple[tuple[int, int], int, str, str]:
+    """Size, frames, codec and pixel format of a clip."""
+    with av.open(str(path)) as container:
+        found = container.streams.video[0]
+        return (
+            (found.width, found.height),
+            sum(1 for _ in container.decode(video=0)),
+            found.codec_context.codec.canonical_name,
+            str(found.pix_fmt),
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ([], (128, 96)),
+        (["--scale", "1.5"], (96, 72)),
+        (["--size", "150x100"], (150, 100)),
+        (["--fit", "160x90"], (120, 90)),
+    ],
+)
+def test_any_size(stock: Path, tmp_path: Path, words: list[str], size: tuple[int, int]) -> None:
+    assert video(stock, tmp_path / "b.mp4", "-q", *words) == 0
+    assert stream(tmp_path / "b.mp4")[:2] == (size, 10)
+
+
+def test_the_encoder_is_chosen(stock: Path, tmp_path: Path) -> None:
+    words = ["--codec", "hevc", "--crf", "30", "--pix-fmt", "yuv444p10le"]
+    assert video(stock, tmp_path / "b.mkv", "-q", *words) == 0
+    assert stream(tmp_path / "b.mkv") == ((128, 96), 10, "hevc", "yuv444p10le")
+    assert video(stock, tmp_path / "small.mkv", "-q", "--crf", "51") == 0
+    assert video(stock, tmp_path / "large.mkv", "-q", "--crf", "0") == 0
+    assert (tmp_path / "small.mkv").stat().st_size < (tmp_path / "large.mkv").stat().st_size / 2
+
+
+def test_a_part_of_the_clip(stock: Path, tmp_path: Path) -> None:
+    # 30000/1001 frames a second: frames 3 to 6 begin within the part.
+    assert video(stock, tmp_path / "b", "-q", "--start", "0.1", "--duration", "0.13") == 0
+    assert len(list((tmp_path / "b").iterdir())) == 4
+
+
+def test_a_preview_comes_first(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert video(stock, tmp_path / "b.mp4", "--preview", "0.1") == 0
+    assert "preview of 3 frames in " in capfd.readouterr().err
+    assert stream(tmp_path / "b.preview.mp4")[:2] == ((128, 96), 3)
+    assert read_image(tmp_path / "b.preview.png").pixels.shape[0] == 96
+    assert stream(tmp_path / "b.mp4")[:2] == ((128, 96), 10)
+    assert {path.name for path in tmp_path.iterdir()} == {"b.mp4", "b.preview.mp4", "b.preview.png"}
+
+
+def test_lines_of_json(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert video(stock, tmp_path / "b.mp4", "--json") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    events = [json.loads(line) for line in out.splitlines()]
+    assert events[0] == {"event": "begin", "name": "a.mp4", "frames": 10, "done": 0}
+    last = [event for event in events if event["event"] == "frame"][-1]
+    assert (last["done"], last["frames"]) == (10, 10)
+    assert events[-1] == {
+        "event": "done",
+        "path": str(tmp_path / "b.mp4"),
+        "width": 128,
+        "height": 96,
+        "frames": 10,
+    }
+
+
+def test_pipes_on_both_sides(stock: Path, tmp_path: Path) -> None:
+    picture = bytes(range(256)) * 12
+    source = b"YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1 C420mpeg2\n" + (b"FRAME\n" + picture + bytes([128]) * 1536) * 3
+    command = [sys.executable, "-m", "msr", "video", "-", "-o", "-", "-q", "--model"]
+    done = subprocess.run([*command, str(stock / "tiny-image.safetensors")], input=source, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    header, rest = done.stdout.split(b"\n", 1)
+    assert header.split()[:4] == [b"YUV4MPEG2", b"W128", b"H96", b"F30000:1001"]
+    assert len(rest) == 3 * (6 + 128 * 96 * 3 // 2)
+    (tmp_path / "b.y4m").write_bytes(done.stdout)
+    assert stream(tmp_path / "b.y4m")[:2] == ((128, 96), 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--size", "150"], "150"),
+        (["--size", "150x100", "--fit", "10x10"], "only one of scale, size and fit"),
+        (["--fit", "0x90"], "fit must be a width and a height from 1 to 65535"),
+        (["--scale", "-1"], "scale"),
+        (["--scale", "nan"], "scale"),
+        (["--codec", "theora"], "theora"),
+        (["--crf", "-3"], "CRF"),
+        (["--pix-fmt", "pal8"], "pal8"),
+        (["--start", "99"], "no frame from 99 s on"),
+        (["--duration", "0"], "duration"),
+        (["--rate", "none"], "none"),
+        (["--preview", "0"], "preview"),
+    ],
+)
+def test_words_that_cannot_be(
+    stock: Path, tmp_path: Path, words: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert video(stock, tmp_path / "b.mp4", *words) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("msr: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
