@@ -2,6 +2,8 @@
 
 from msr.io.assemble import assemble
 from msr.io.clip import ClipReader, open_clip
+from msr.io.develop import decode_srgb, develop, encode_srgb
+from msr.io.dng import write_dng, write_linear_dng
 from msr.io.embedded import encode_picture
 from msr.io.encoders import VIDEO_SUFFIXES, EncoderSettings, check_video_suffix
 from msr.io.encoding import output_format
@@ -15,10 +17,12 @@ from msr.io.image import (
     check_format,
     convert_depth,
     read_image,
+    turn_upright,
     write_image,
 )
 from msr.io.output import check_output, whole
 from msr.io.raw import RAW_SUFFIXES, is_raw, read_raw
+from msr.io.raw_frame import RawFrame, read_raw_frame
 from msr.io.segment import SegmentWriter
 from msr.io.streams import check_container
 from msr.io.verify import Finding, audit, worst
@@ -41,6 +45,7 @@ __all__ = [
     "Mastering",
     "Picture",
     "PixelFormat",
+    "RawFrame",
     "SegmentWriter",
     "VideoReader",
     "Y4mReader",
@@ -53,7 +58,10 @@ __all__ = [
     "check_output",
     "check_video_suffix",
     "convert_depth",
+    "decode_srgb",
+    "develop",
     "encode_picture",
+    "encode_srgb",
     "image_files",
     "is_pattern",
     "is_raw",
@@ -63,8 +71,12 @@ __all__ = [
     "planar_format",
     "read_image",
     "read_raw",
+    "read_raw_frame",
+    "turn_upright",
     "upright",
     "whole",
     "worst",
+    "write_dng",
     "write_image",
+    "write_linear_dng",
 ]

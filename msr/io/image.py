@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 
 from msr.errors import InputError, WorkError
+from msr.io.exif import exif_orientation
 from msr.io.header import declared_size
 from msr.io.output import whole
 
@@ -86,8 +86,8 @@ def read_image(path: str | Path) -> Picture:
         if tag == cv2.IMAGE_METADATA_ICCP:
             icc = np.asarray(chunk).tobytes()
         elif tag == cv2.IMAGE_METADATA_EXIF and kind != "tiff":  # OpenCV itself turns a TIFF upright
-            orientation = _exif_orientation(np.asarray(chunk).tobytes())
-    pixels = np.ascontiguousarray(_upright(_to_rgb(decoded), orientation))
+            orientation = exif_orientation(np.asarray(chunk).tobytes())
+    pixels = np.ascontiguousarray(turn_upright(_to_rgb(decoded), orientation))
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
@@ -194,6 +194,29 @@ def convert_depth(pixels: np.ndarray, dtype: np.dtype | str) -> np.ndarray:
     return np.rint(np.clip(unit, 0.0, 1.0) * top).astype(dtype)
 
 
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (CIPA DC-008).
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, C)`` as stored.
+        orientation: 1 to 8; 2, 4, 5, 7 mirror, 3, 6, 8 turn.
+
+    Returns:
+        A view of them, upright.
+
+    Example:
+        >>> turn_upright(np.zeros((2, 3)), 6).shape
+        (3, 2)
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
 def read_file(path: Path) -> bytes:
     """Read all of a file, or say in one sentence why not.
 
@@ -234,32 +257,6 @@ def _to_rgb(decoded: np.ndarray) -> np.ndarray:
     if decoded.ndim == 2:
         return decoded
     return decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation: 2, 4, 5, 7 mirror, 3, 6, 8 turn."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Tag 274 of the first directory, 1 where it is missing or damaged."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = ">" if exif[:2] == b"MM" else "<"
-    try:
-        directory = struct.unpack_from(order + "I", exif, 4)[0]
-        for entry in range(struct.unpack_from(order + "H", exif, directory)[0]):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, directory + 2 + 12 * entry)
-            if tag == 274:
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
 
 
 def _reason(error: BaseException) -> str:

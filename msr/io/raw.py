@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import rawpy
 
-from msr.errors import InputError
-from msr.io.image import MAX_PIXELS, check_file
+from msr.io.raw_frame import open_raw
 
 RAW_SUFFIXES = (".dng", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw")
 
@@ -38,23 +37,13 @@ def read_raw(path: str | Path) -> np.ndarray:
         dtype('uint16')
     """
     path = Path(path)
-    check_file(path)
-    try:
-        with rawpy.imread(str(path)) as raw:
-            width, height = raw.sizes.width, raw.sizes.height
-            if width < 1 or height < 1:
-                raise InputError(f"{path} declares a size of {width}x{height} pixels")
-            if width * height > MAX_PIXELS:
-                raise InputError(f"{path} declares {width}x{height} pixels; at most {MAX_PIXELS:,} are read")
-            developed = raw.postprocess(
-                use_camera_wb=True,
-                no_auto_bright=True,
-                output_bps=16,
-                output_color=rawpy.ColorSpace.sRGB,
-                gamma=(2.4, 12.92),
-            )
-    except rawpy.LibRawError as error:
-        said = error.args[0] if error.args else error
-        said = said.decode(errors="replace") if isinstance(said, bytes) else said
-        raise InputError(f"{path} is not a RAW photo that can be developed: {said}") from None
+    with open_raw(path) as raw:
+        developed = raw.postprocess(
+            use_camera_wb=True,
+            no_auto_bright=True,
+            adjust_maximum_thr=0.0,  # else white would depend on the brightest pixel of each shot
+            output_bps=16,
+            output_color=rawpy.ColorSpace.sRGB,
+            gamma=(2.4, 12.92),
+        )
     return np.ascontiguousarray(developed)

@@ -1,0 +1,84 @@
+"""From linear camera RGB to the picture: white balance, colours, the curve of sRGB, upright."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from msr.io.image import convert_depth, turn_upright
+from msr.io.raw_frame import RawFrame
+
+#: Rows are worked on a few at a time, so that temporaries stay small: about these many pixels.
+_BAND = 1 << 18
+
+
+def develop(rgb: np.ndarray, frame: RawFrame, dtype: str = "float32", *, linear: bool = False) -> np.ndarray:
+    """Develop linear camera RGB to sRGB as LibRaw does with the camera's white balance and no change of brightness.
+
+    Source: the order of dcraw (D. Coffin) and LibRaw: each colour is scaled by its gain over the least of the gains,
+    cut off at the saturation of the one that saturates first (so that highlights are white, not magenta), taken to
+    linear sRGB, cut off again, and given the curve of IEC 61966-2-1.
+
+    Args:
+        rgb: ``(H, W, 3)`` floating point, not white-balanced, 0 black and 1 saturation, as the sensor lay.
+        frame: white balance, colours and orientation are its; the size may be another.
+        dtype: of the result: ``"uint8"``, ``"uint16"`` or ``"float32"``.
+        linear: leave out the curve.
+
+    Returns:
+        The picture upright, ``(H, W, 3)`` or ``(W, H, 3)``, in [0, 1] as float32.
+
+    Raises:
+        ValueError: another shape or dtype.
+
+    Example:
+        >>> frame = RawFrame(np.zeros((2, 2), np.uint16), "rggb", (0, 0, 0, 0), 1023, (2.0, 1.0, 1.5), np.eye(3))
+        >>> develop(np.ones((4, 6, 3), np.float32), frame, "uint8").min()
+        np.uint8(255)
+    """
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or not np.issubdtype(rgb.dtype, np.floating):
+        raise ValueError(f"linear camera RGB must be (H, W, 3) floating point, got {rgb.dtype} {rgb.shape}")
+    gains = np.array(frame.white_balance, np.float32) / min(frame.white_balance)
+    matrix = np.asarray(frame.to_srgb, np.float32)
+    out = np.empty(rgb.shape, dtype)
+    rows = max(1, _BAND // max(1, rgb.shape[1]))
+    for top in range(0, len(rgb), rows):
+        balanced = np.clip(rgb[top : top + rows].astype(np.float32, copy=False) * gains, 0, 1)
+        colours = np.clip(cv2.transform(balanced, matrix), 0, 1)
+        out[top : top + rows] = convert_depth(colours if linear else encode_srgb(colours), dtype)
+    return np.ascontiguousarray(turn_upright(out, frame.orientation))
+
+
+def encode_srgb(linear: np.ndarray) -> np.ndarray:
+    """Apply the curve of sRGB (IEC 61966-2-1) to linear values.
+
+    Args:
+        linear: any shape, float32 in [0, 1].
+
+    Returns:
+        The encoded values.
+
+    Example:
+        >>> encode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
+        [[0.0, 0.7354000210762024, 1.0]]
+    """
+    curved = np.asarray(cv2.pow(linear, 1 / 2.4)).reshape(linear.shape) * np.float32(1.055) - np.float32(0.055)
+    return np.where(linear <= 0.0031308, linear * np.float32(12.92), curved)
+
+
+def decode_srgb(encoded: np.ndarray) -> np.ndarray:
+    """Undo the curve of sRGB (IEC 61966-2-1).
+
+    Args:
+        encoded: any shape, float32 in [0, 1].
+
+    Returns:
+        The linear values.
+
+    Example:
+        >>> decode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
+        [[0.0, 0.21400000154972076, 1.0]]
+    """
+    unit = (np.asarray(encoded, np.float32) + np.float32(0.055)) / np.float32(1.055)
+    curved = np.asarray(cv2.pow(unit, 2.4)).reshape(unit.shape)
+    return np.where(encoded <= 0.04045, encoded / np.float32(12.92), curved)

@@ -1,0 +1,201 @@
+"""RAW photos before demosaicking: the mosaic with the levels and colours that its pixels are to be read by."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rawpy
+
+from msr.errors import InputError
+from msr.io.exif import collect_exif
+from msr.io.image import MAX_PIXELS, check_file
+from msr.io.tags import Directory, read_children, read_directory
+
+#: Linear sRGB to XYZ (IEC 61966-2-1, D65).
+SRGB_TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]], np.float64
+)
+
+_SUBDIRECTORIES, _NOISE_PROFILE = 330, 51041
+
+#: EXIF orientation by LibRaw's flip: 1 mirrors columns, 2 rows, 4 swaps both.
+_ORIENTATIONS = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class RawFrame:
+    """One RAW photo before demosaicking.
+
+    ``mosaic`` is the visible area as the sensor stored it, not turned upright, ``(H, W)`` uint16. ``pattern`` are the
+    colours of its first 2x2 pixels, row by row: ``"rggb"``, ``"bggr"``, ``"grbg"`` or ``"gbrg"``; ``black`` the levels
+    of those four, ``white`` that of saturation. ``white_balance`` are the gains of red, green and blue, green's is 1;
+    ``to_srgb (3, 3)`` takes white-balanced camera RGB to linear sRGB, its rows sum to 1. ``noise`` is ``(a, b)``: a
+    value x = (stored - black) / (white - black) varies by a x + b. ``orientation`` is that of EXIF, 1 to 8.
+    """
+
+    mosaic: np.ndarray
+    pattern: str
+    black: tuple[float, float, float, float]
+    white: float
+    white_balance: tuple[float, float, float]
+    to_srgb: np.ndarray
+    noise: tuple[float, float] | None = None
+    orientation: int = 1
+    exif: bytes | None = None
+
+
+def read_raw_frame(path: str | Path) -> RawFrame:
+    """Read a RAW photo as its sensor stored it, without demosaicking.
+
+    LibRaw decodes it; the noise profile of DNG (Adobe DNG 1.4, tag 51041; the mean over its colours) and EXIF are read
+    from the file's own directories.
+
+    Args:
+        path: a DNG or another RAW file of a camera with a Bayer mosaic.
+
+    Returns:
+        The mosaic and all that is needed to develop it.
+
+    Raises:
+        InputError: missing, empty, no RAW file, damaged, larger than ``msr.io.MAX_PIXELS``, with impossible levels or
+            colours, or of another kind of sensor (X-Trans, Foveon, monochrome, already demosaicked).
+
+    Example:
+        >>> read_raw_frame("shot.dng").pattern    # doctest: +SKIP
+        'rggb'
+    """
+    path = Path(path)
+    with open_raw(path) as raw:
+        if raw.raw_type != rawpy.RawType.Flat or raw.raw_image is None or raw.raw_image.ndim != 2:
+            raise InputError(f"{path} holds no mosaic: its pixels are demosaicked already, or have several values each")
+        if abs(raw.sizes.pixel_aspect - 1) > 0.005:
+            raise InputError(f"{path} has pixels that are not square, which cannot be merged")
+        mosaic = np.array(raw.raw_image_visible)
+        height, width = mosaic.shape
+        if height < 2 or width < 2:
+            raise InputError(f"{path} is {width}x{height} pixels; a mosaic has at least 2x2")
+        colours = _colours(raw, path)
+        pattern = "".join("rgbg"[colour] for colour in colours)
+        levels = raw.black_level_per_channel
+        black = tuple(float(levels[colour]) for colour in colours)
+        white = float(raw.white_level)
+        if not (min(black) >= 0 and max(black) < white <= 65535):
+            raise InputError(f"{path} has impossible levels: black {_words(black)}, white {white:g}")
+        white_balance = _white_balance(raw, path)
+        to_srgb = _to_srgb(raw, path)
+        orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
+    noise, exif = _read_tags(path)
+    return RawFrame(mosaic, pattern, black, white, white_balance, to_srgb, noise, orientation, exif)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def open_raw(path: Path) -> Iterator[rawpy.RawPy]:
+    """Open and decode a RAW file; whatever LibRaw says of it in the block becomes one sentence.
+
+    Args:
+        path: a DNG or another RAW file that LibRaw reads.
+
+    Yields:
+        LibRaw's view of the file, unpacked.
+
+    Raises:
+        InputError: missing, empty, not RAW, damaged, or larger than ``msr.io.MAX_PIXELS``.
+
+    Example:
+        >>> with open_raw(Path("shot.dng")) as raw:    # doctest: +SKIP
+        ...     print(raw.sizes)
+    """
+    check_file(path)
+    with rawpy.RawPy() as raw:
+        try:
+            raw.open_file(str(path))
+            sizes = raw.sizes
+            for width, height in ((sizes.raw_width, sizes.raw_height), (sizes.width, sizes.height)):
+                if width < 1 or height < 1:
+                    raise InputError(f"{path} declares a size of {width}x{height} pixels")
+                if width * height > MAX_PIXELS:
+                    raise InputError(f"{path} declares {width}x{height} pixels; at most {MAX_PIXELS:,} are read")
+            raw.unpack()
+            yield raw
+        except (rawpy.LibRawError, OSError, RuntimeError, ValueError, MemoryError) as error:
+            said = error.args[0] if error.args else error
+            said = said.decode(errors="replace") if isinstance(said, bytes) else said
+            said = "it is damaged or ends too early" if isinstance(error, rawpy.LibRawIOError) else said
+            raise InputError(f"{path} is not a RAW photo that can be read: {said}") from None
+
+
+def _colours(raw: rawpy.RawPy, path: Path) -> tuple[int, int, int, int]:
+    """LibRaw's numbers of the colours of the first 2x2 pixels."""
+    try:
+        pattern = raw.raw_pattern
+    except NotImplementedError:
+        pattern = None
+    if pattern is not None and len(pattern) > 1:
+        sizes = raw.sizes
+        ahead = np.roll(pattern, (-sizes.top_margin, -sizes.left_margin), (0, 1))
+        four = tuple(int(colour) for colour in ahead[:2, :2].flat)
+        whole = (np.tile(ahead[:2, :2], (len(ahead) // 2, len(ahead) // 2)) == ahead).all()
+        names = "".join("rgbg"[colour] for colour in four)
+        if whole and raw.color_desc in (b"RGBG", b"RGB") and names in ("rggb", "bggr", "grbg", "gbrg"):
+            return four  # type: ignore[return-value]
+    raise InputError(f"{path} is of a sensor without a Bayer mosaic of red, green and blue, which cannot be merged")
+
+
+def _white_balance(raw: rawpy.RawPy, path: Path) -> tuple[float, float, float]:
+    """The camera's gains, else those of daylight, as LibRaw chooses."""
+    for gains in (raw.camera_whitebalance, raw.daylight_whitebalance):
+        red, green, blue = (float(gain) for gain in gains[:3])
+        if all(np.isfinite(gain) and gain > 0 for gain in (red, green, blue)):
+            found = red / green, 1.0, blue / green
+            if all(1e-3 < gain < 1e3 for gain in found):
+                return found
+    raise InputError(f"{path} has an impossible white balance: {_words(tuple(raw.camera_whitebalance[:3]))}")
+
+
+def _to_srgb(raw: rawpy.RawPy, path: Path) -> np.ndarray:
+    """White-balanced camera RGB to linear sRGB: the file's own matrix, else that known of the camera, else none."""
+    matrix = np.asarray(raw.color_matrix, np.float64)[:, :3]
+    known = np.asarray(raw.rgb_xyz_matrix, np.float64)[:3]
+    if not matrix[0, 0] > 0.125:  # LibRaw's own condition for using it
+        matrix = np.eye(3)
+        if known.any():
+            camera = known @ SRGB_TO_XYZ
+            with contextlib.suppress(np.linalg.LinAlgError), np.errstate(all="ignore"):
+                matrix = np.linalg.inv(camera / camera.sum(1, keepdims=True))
+    with np.errstate(all="ignore"):
+        matrix = matrix / matrix.sum(1, keepdims=True)
+    if not np.isfinite(matrix).all() or np.abs(matrix).max() > 100 or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError(f"{path} has an impossible colour matrix")
+    return matrix.astype(np.float32)
+
+
+def _read_tags(path: Path) -> tuple[tuple[float, float] | None, bytes | None]:
+    """The noise profile and EXIF of a file that is built like a TIFF; None of others."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            first = read_directory(data)
+            noise = _noise([first, *read_children(data, first, _SUBDIRECTORIES)])
+            return noise, collect_exif(data)
+    except (OSError, ValueError):
+        return None, None
+
+
+def _noise(directories: list[Directory]) -> tuple[float, float] | None:
+    for directory in directories:
+        tag = directory.get(_NOISE_PROFILE)
+        if tag is None or tag.kind != 12 or len(tag.numbers) < 2 or len(tag.numbers) % 2:
+            continue
+        a, b = np.array(tag.numbers).reshape(-1, 2).mean(0).tolist()
+        # The offset may be slightly negative where a camera's fit is; the variance at white must not be.
+        if np.isfinite([a, b]).all() and 0 <= a < 1 and -1 < b < 1 and a + b > 0:
+            return a, max(b, 0.0)
+    return None
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
