@@ -14,12 +14,19 @@ from torch.nn import functional as F
 from msr.metrics import quantize
 from msr.ops.resize import Phase, resize
 
-DegradationName = Literal["bi", "bd", "real", "box"]
+DegradationName = Literal["bi", "bd", "real", "box", "raw"]
 
 # How a burst shakes, in training and in the evaluation protocol: low-resolution pixels, degrees, range 1.
 BURST_SHIFT, BURST_ROTATION, BURST_NOISE = 4.0, 1.0, 0.01
 
-PHASES: dict[str, Phase] = {"bi": "centered", "bd": "corner", "real": "centered", "box": "centered"}
+# "raw" is not for pictures one by one: `msr.burst_simulation.simulate_raw_burst` makes whole bursts.
+PHASES: dict[str, Phase] = {
+    "bi": "centered",
+    "bd": "corner",
+    "real": "centered",
+    "box": "centered",
+    "raw": "centered",
+}
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -151,7 +158,7 @@ def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Genera
         return degrade_box(hr, scale, noise, rng)
     if name == "real":
         return degrade_real(hr, scale, rng)
-    raise ValueError(f"degradation must be one of {', '.join(PHASES)}, got {name!r}")
+    raise ValueError(f"degradation must be bi, bd, box or real, got {name!r}")
 
 
 def burst_from_photo(

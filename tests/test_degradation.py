@@ -137,7 +137,7 @@ def test_jpeg_keeps_colours_apart_and_obeys_its_quality() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="degradation must be one of bi, bd, real, box, got 'blur'"):
+    with pytest.raises(ValueError, match="degradation must be bi, bd, box or real, got 'blur'"):
         degrade(torch.rand(1, 3, 8, 8), "blur", 2, np.random.default_rng(0))  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from msr.errors import InputError, WorkError
 from msr.models.burst import BurstModel
+from msr.models.burst_raw import RawBurstModel
 from msr.models.image import ImageModel
 from msr.models.video import VideoModel
 
@@ -23,6 +24,7 @@ __all__ = [
     "BurstModel",
     "ImageModel",
     "ModelCard",
+    "RawBurstModel",
     "VideoModel",
     "available_models",
     "build_model",
@@ -30,7 +32,12 @@ __all__ = [
     "save_model",
 ]
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"image": ImageModel, "video": VideoModel, "burst": BurstModel}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "image": ImageModel,
+    "video": VideoModel,
+    "burst": BurstModel,
+    "burst-raw": RawBurstModel,
+}
 
 # What a weights file may ask for: a stranger's file must not make us build a network of any size.
 _LIMITS = {"scale": 4, "channels": 512, "blocks": 256, "offset_groups": 64}
@@ -41,7 +48,7 @@ class ModelCard:
     """What is known of weights that ship: how they were trained and what they reach."""
 
     name: str  # what `load_model` takes
-    kind: str  # "image", "video" or "burst"
+    kind: str  # "image", "video", "burst" or "burst-raw"
     scale: int
     phase: str  # "centered" or "corner"
     parameters: int
@@ -74,7 +81,7 @@ def build_model(kind: str, arguments: dict[str, Any]) -> nn.Module:
     """Build an untrained model.
 
     Args:
-        kind: ``"image"``, ``"video"`` or ``"burst"``.
+        kind: ``"image"``, ``"video"``, ``"burst"`` or ``"burst-raw"``.
         arguments: those of its class, by name; what is left out has its default.
 
     Raises:
@@ -101,7 +108,7 @@ def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Pat
 
     Args:
         model: what `build_model` made of ``kind`` and ``arguments``.
-        kind: ``"image"``, ``"video"`` or ``"burst"``.
+        kind: ``"image"``, ``"video"``, ``"burst"`` or ``"burst-raw"``.
         arguments: those of its class.
         path: the file, ``.safetensors``.
         half: whether to store float16 instead of float32.

@@ -76,15 +76,15 @@ class BurstModel(nn.Module):
 
     def flows(self, frames: Tensor) -> Tensor:
         """Flow of the base frame to each of the others, ``(B, N - 1, 2, H, W)``."""
-        others = frames[:, 1:]
-        base = frames[:, :1].expand_as(others)
+        others = frames[:, 1:, :3]
+        base = frames[:, :1, :3].expand_as(others)
         return self.flow(base.flatten(0, 1), others.flatten(0, 1)).unflatten(0, others.shape[:2])
 
     def _value(self, frame: Tensor, base: Tensor, encoded_base: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """What one frame says, and the logarithm of its weight: ``(B, C, H, W)`` each."""
         encoded = self.encoder(self._encode(frame))
         aligned = self.align(encoded, encoded_base, flow)
-        trust = self.doubt(aligned, encoded_base, (flow_warp(frame, flow) - base).abs())
+        trust = self.doubt(aligned, encoded_base, (flow_warp(frame[:, :3], flow) - base[:, :3]).abs())
         x = torch.cat([aligned, encoded_base, flow_phase(flow).to(aligned.dtype)], dim=1)
         x = F.leaky_relu(self.value1(x), 0.1)
         return F.leaky_relu(self.value2(x), 0.1), self.score(x).float() + torch.log(trust.float() + 1e-4)
@@ -120,5 +120,5 @@ class BurstModel(nn.Module):
             total, weight, highest = total * keep + value.float() * part, weight * keep + part, top
         mean = (total / weight).to(features.dtype)
         fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat([mean, features], dim=1)), 0.1))
-        enlarged = resize(base, scale=self.scale, phase=self.phase)
+        enlarged = resize(base[:, :3], scale=self.scale, phase=self.phase)
         return enlarged + self.upsampler(self.trunk(fused)).to(enlarged.dtype)

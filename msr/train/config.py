@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from msr.degradation import PHASES
 from msr.errors import InputError
+from msr.models import ARCHITECTURES
 from msr.train.losses import LossName
 
 
@@ -112,8 +113,8 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{path}: [model] must be a table")
     model = dict(raw.get("model", {}))
     kind = model.pop("kind", None)
-    if kind not in ("image", "video", "burst"):
-        raise InputError(f"{path}: [model] kind must be image, video or burst, got {kind!r}")
+    if kind not in ARCHITECTURES:
+        raise InputError(f"{path}: [model] kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     config = Config(
         kind=kind,
         model=model,
@@ -141,6 +142,8 @@ def _check(config: Config) -> None:
         raise ValueError(f"[data] clip_shrink must be at least 1, got {data.clip_shrink}")
     if degradation.name not in PHASES:
         raise ValueError(f"[degradation] name must be one of {', '.join(PHASES)}, got {degradation.name!r}")
+    if (degradation.name == "raw") != (config.kind == "burst-raw"):
+        raise ValueError(f"[degradation] raw is for burst-raw alone, got {degradation.name!r} for {config.kind}")
     if not 0.0 <= degradation.noise < math.inf:
         raise ValueError(f"[degradation] noise must not be negative, got {degradation.noise}")
     # A model at another phase would spend its capacity on a shift.

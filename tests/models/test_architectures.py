@@ -1,4 +1,4 @@
-"""The three architectures: sane before training, streamable, independent of order, and trainable throughout."""
+"""The architectures: sane before training, streamable, independent of order, and trainable throughout."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from msr.models import ARCHITECTURES, BurstModel, ImageModel, VideoModel, build_
 from msr.nn.flow import steady_flow
 from msr.ops import resize
 
+KINDS = ["image", "video", "burst", "burst-raw"]
 SMALL: dict[str, Any] = {"channels": 8, "blocks": 1}
 
 
@@ -27,11 +28,11 @@ def make(kind: str, *, stir: bool = True, **arguments: Any) -> Any:
 
 def given(kind: str, *size: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    lead = {"image": (2,), "video": (1, 3), "burst": (2, 3)}[kind]
-    return torch.rand(*lead, 3, *size, generator=generator)
+    lead = {"image": (2, 3), "video": (1, 3, 3), "burst": (2, 3, 3), "burst-raw": (2, 3, 7)}[kind]
+    return torch.rand(*lead, *size, generator=generator)
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "burst"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phase", ["centered", "corner"])
 @pytest.mark.parametrize("upsampler", ["subpixel", "deconvolution"])
 def test_an_untrained_model_is_a_cubic_enlargement_at_its_phase(kind: str, phase: str, upsampler: str) -> None:
@@ -39,14 +40,14 @@ def test_an_untrained_model_is_a_cubic_enlargement_at_its_phase(kind: str, phase
         model = make(kind, stir=False, scale=scale, phase=phase, upsampler=upsampler)
         assert (model.kind, model.scale, model.phase) == (kind, scale, phase)
         x = given(kind, 6, 5)
-        frames = {"image": x, "video": x.flatten(0, 1), "burst": x[:, 0]}[kind]
+        frames = {"image": x, "video": x.flatten(0, 1), "burst": x[:, 0], "burst-raw": x[:, 0, :3]}[kind]
         with torch.inference_mode():
             found = model(x)
         expected = resize(frames, scale=scale, phase=phase)
         torch.testing.assert_close(found.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "burst"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (9, 2), (7, 11)])
 def test_any_size(kind: str, size: tuple[int, int]) -> None:
     x = given(kind, *size)
@@ -57,7 +58,7 @@ def test_any_size(kind: str, size: tuple[int, int]) -> None:
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "burst"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_its_items(kind: str) -> None:
     model = make(kind)
     x = torch.cat([given(kind, 6, 7), given(kind, 6, 7).flip(0).flip(-1)])
@@ -122,6 +123,16 @@ def test_burst_of_one_frame() -> None:
         assert make("burst")(frames).shape == (2, 3, 24, 20)
 
 
+def test_raw_burst_sees_the_mosaic_and_the_noise() -> None:
+    model, frames = make("burst-raw"), given("burst-raw", 8, 9)
+    with torch.inference_mode():
+        before = model(frames)
+        for channel in (3, 4, 5, 6):
+            changed = frames.clone()
+            changed[:, :, channel] += 0.5
+            assert (model(changed) - before).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("strength", [1.0, 200.0])
 def test_burst_running_softmax_is_the_softmax_over_all_frames(strength: float) -> None:
     model: BurstModel = make("burst")
@@ -154,7 +165,7 @@ def test_burst_ignores_a_frame_that_it_doubts() -> None:
         torch.testing.assert_close(model(frames), model(frames[:, :2]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "burst"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_on_float32_pictures(kind: str, dtype: torch.dtype) -> None:
     x = given(kind, 7, 6)
@@ -169,7 +180,7 @@ def test_half_precision_weights_on_float32_pictures(kind: str, dtype: torch.dtyp
     assert error.item() < (0.3 if dtype == torch.bfloat16 else 0.05)
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "burst"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("upsampler", ["subpixel", "deconvolution"])
 def test_gradients_reach_every_parameter(kind: str, upsampler: str) -> None:
     model = make(kind, upsampler=upsampler).train()
@@ -205,15 +216,15 @@ def test_arguments_that_there_are_not(cls: type[nn.Module]) -> None:
         cls(upsampler="bilinear", **SMALL)
 
 
-@pytest.mark.parametrize("kind", ["video", "burst"])
+@pytest.mark.parametrize("kind", ["video", "burst", "burst-raw"])
 def test_channels_must_divide(kind: str) -> None:
     with pytest.raises(ValueError, match="multiple of offset_groups, got 6 and 4"):
         build_model(kind, {"channels": 6, "blocks": 1})
 
 
 def test_build_model_names_what_it_cannot_build() -> None:
-    assert list(ARCHITECTURES) == ["image", "video", "burst"]
-    with pytest.raises(ValueError, match="kind must be one of image, video, burst, got 'audio'"):
+    assert list(ARCHITECTURES) == KINDS
+    with pytest.raises(ValueError, match="kind must be one of image, video, burst, burst-raw, got 'audio'"):
         build_model("audio", {})
     with pytest.raises(ValueError, match="does not take"):
         build_model("image", {"depth": 3})

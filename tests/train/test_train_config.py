@@ -65,8 +65,8 @@ def test_good(tmp_path: Path) -> None:
     [
         ("[model]", "[modle]", "unknown table or setting 'modle'"),
         ("\n[model]", "steps = 4\n[model]", "unknown table or setting 'steps'"),
-        ('kind = "video"', 'kind = "audio"', "kind must be image, video or burst, got 'audio'"),
-        ('kind = "video"', "", "kind must be image, video or burst, got None"),
+        ('kind = "video"', 'kind = "audio"', "kind must be one of image, video, burst, burst-raw, got 'audio'"),
+        ('kind = "video"', "", "kind must be one of image, video, burst, burst-raw, got None"),
         ("steps = 7", "step = 7", "[train] has no setting 'step'; it has output, init, steps"),
         ("noise = 0.01", "sigma = 0.01", "[degradation] has no setting 'sigma'"),
         ("steps = 7", 'steps = "7"', "[train] steps must be a int, got '7'"),
@@ -76,7 +76,7 @@ def test_good(tmp_path: Path) -> None:
         ('init = ["image-x4"]', 'init = "image-x4"', "[train] init must be a list of strings"),
         ('init = ["image-x4"]', "init = [3]", "[train] init must be a list of strings"),
         ('photos = "photos"', "photos = 3", "[data] photos must be a str, got 3"),
-        ('name = "box"', 'name = "blur"', "[degradation] name must be one of bi, bd, real, box, got 'blur'"),
+        ('name = "box"', 'name = "blur"', "[degradation] name must be one of bi, bd, real, box, raw, got 'blur'"),
         ('name = "box"', 'name = "bd"', "[model] phase must be 'corner' for bd, got 'centered'"),
         ("mine.safetensors", "mine.pt", "[train] output must name a .safetensors file"),
         ('photos = "photos"\nclips = "clips"', "", "[data] names neither photos nor clips"),
@@ -111,6 +111,13 @@ def test_photos_are_needed_for_all_but_video(tmp_path: Path) -> None:
     only_clips = GOOD.replace('photos = "photos"', "")
     assert load_config(write(tmp_path, only_clips)).data.photos == ""
     assert "no photos" in refusal(tmp_path, only_clips.replace('"video"', '"burst"'))
+
+
+def test_raw_goes_with_raw(tmp_path: Path) -> None:
+    assert "raw is for burst-raw alone, got 'box' for burst-raw" in refusal(
+        tmp_path, GOOD.replace('"video"', '"burst-raw"')
+    )
+    assert "raw is for burst-raw alone, got 'raw' for video" in refusal(tmp_path, GOOD.replace('"box"', '"raw"'))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

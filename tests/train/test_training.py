@@ -127,9 +127,44 @@ def test_burst(tmp_path: Path, photos: Path) -> None:
     assert {"loss", "picture", "flow_error"} <= log[0].keys()
 
 
+def test_raw_burst(tmp_path: Path) -> None:
+    output, photos = tmp_path / "mine.safetensors", photo_folder(tmp_path / "photos", 2, 128)
+    run = tables("burst-raw", photos, output, flow_weight=0.1, patch=10)
+    run["degradation"] = {"name": "raw"}
+    run["data"]["validation"] = str(photos)
+    train(write(tmp_path / "c.toml", **run))
+    log = check_results(output, "burst-raw", (128, 128))
+    assert {"loss", "picture", "flow_error"} <= log[0].keys()
+
+
+def test_a_raw_batch_fits_together(tmp_path: Path) -> None:
+    settings = config("burst-raw", photo_folder(tmp_path, 2, 160), tmp_path / "a.safetensors", patch=48)
+    trainer = Trainer(settings)
+    batch = trainer.task.sample(np.random.default_rng(0))
+    lr, hr = batch["lr"], batch["hr"]
+    assert lr.shape[2:] == (7, 48, 48)
+    assert hr.shape == (2, 3, 96, 96)
+    assert batch["truth"].shape == (2, lr.shape[1] - 1, 2, 48, 48)
+    assert torch.equal(lr[:, :, 3:6].sum(dim=2), torch.ones_like(lr[:, :, 0]))
+
+    def soft(x: torch.Tensor) -> torch.Tensor:  # noise is strong at a pixel, weak in the mean
+        return torch.nn.functional.avg_pool2d(x, 8)
+
+    base = lr[:, 0, :3]
+    error = (soft(resize(base, scale=2)) - soft(hr)).abs().mean()
+    shifted = (soft(resize(base.roll(2, -1), scale=2)) - soft(hr))[..., 1:].abs().mean()
+    assert error < 0.8 * shifted
+
+
 def config(kind: str, photos: Path, output: Path, **settings: Any) -> Config:
     run = tables(kind, photos, output, **settings)
-    return Config(kind, MODEL, DataConfig(**run["data"]), DegradationConfig("bi"), TrainConfig(**run["train"]))
+    return Config(
+        kind,
+        MODEL,
+        DataConfig(**run["data"]),
+        DegradationConfig("raw" if kind == "burst-raw" else "bi"),
+        TrainConfig(**run["train"]),
+    )
 
 
 @pytest.mark.parametrize("loss", ["charbonnier", "mse"])

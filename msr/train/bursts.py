@@ -1,0 +1,136 @@
+"""Training on bursts: of pictures, and of RAW frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msr.burst_simulation import Shake, SimulatedBurst, Trouble, simulate_raw_burst
+from msr.camera import PATTERNS, develop, random_sensor
+from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo
+from msr.metrics import luma, psnr, quantize
+from msr.ops.resize import resize
+from msr.pipelines.evaluate import read_rgb
+from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics
+from msr.train.config import Config
+from msr.train.data import PhotoSet, augment, list_photos
+from msr.train.losses import LossName, picture_loss
+from msr.train.motion_task import MotionTask, side_by_side
+from msr.train.simulation import MotionRange
+
+# Low-resolution pixels around a RAW patch into which frames shift; even, so that the mosaic's pattern stays.
+_RAW_MARGIN = 8
+
+
+class BurstTask(MotionTask):
+    """Bursts simulated from photos: a random number of frames of the same scene, now and then with a moving layer."""
+
+    def __init__(self, config: Config, scale: int) -> None:
+        motion = MotionRange(BURST_SHIFT * scale, BURST_ROTATION, zoom=0.0, layers=False, smooth=False)
+        super().__init__(config, scale, motion)
+        self.layers = MotionRange(BURST_SHIFT * scale, BURST_ROTATION, zoom=0.0, layers=True, smooth=False)
+        self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        settings = self.settings
+        pairs = [(0, i) for i in range(1, settings.frames)]
+        plain = self.motion
+        items, truths, valids = [], [], []
+        for _ in range(settings.batch):
+            self.motion = self.layers if rng.random() < 0.15 else plain
+            frames, truth, valid = self.simulated(pairs, rng)
+            items.append(self.item(frames, rng))
+            truths.append(truth)
+            valids.append(valid)
+        self.motion = plain
+        # All items of a batch have one number of frames; small bursts are trained as well as large ones.
+        count = int(rng.integers(2, settings.frames + 1)) if not settings.flow_only else settings.frames
+        lr = torch.stack([x for x, _ in items])[:, :count]
+        hr = torch.stack([x[0] for _, x in items])
+        truth, valid = torch.stack(truths)[:, : count - 1], torch.stack(valids)[:, : count - 1]
+        return {"lr": lr, "hr": hr, "truth": truth, "valid": valid}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        lr, settings = batch["lr"], self.settings
+        learn_flow = self.learn_flow()
+        with torch.set_grad_enabled(learn_flow):
+            flows = model.flows(lr)  # type: ignore[operator]
+        total, logs = lr.new_zeros(()), {}
+        if settings.flow_weight and learn_flow:
+            others = lr[:, 1:, :3]
+            base = lr[:, :1, :3].expand_as(others)
+            flow_loss, known = self.flow_loss(flows.flatten(0, 1), base.flatten(0, 1), others.flatten(0, 1), batch)
+            total, logs["flow_error"] = total + settings.flow_weight * flow_loss, known
+        if not settings.flow_only:
+            picture = picture_loss(model(lr, flows), batch["hr"], cast(LossName, settings.loss))
+            total, logs["picture"] = total + picture, float(picture.detach())
+        return total, logs
+
+    def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
+        figures, shown = [], None
+        for index, path in enumerate(self.validation[:8]):
+            lr, hr = burst_from_photo(read_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
+            sr = quantize(model(lr[None].to(device)).float().cpu())
+            figures.append(psnr(luma(sr), luma(hr[None]), crop=2 * self.scale))
+            if shown is None:
+                shown = side_by_side(resize(lr[:1], scale=self.scale)[0], sr[0], hr)
+        assert shown is not None
+        return float(np.mean(figures)), shown
+
+
+class RawBurstTask(BurstTask):
+    """RAW bursts simulated from photos: any camera, noise and pattern; now and then something moves or is wrong."""
+
+    def __init__(self, config: Config, scale: int) -> None:
+        super().__init__(config, scale)
+        self.side = (config.train.patch + 2 * _RAW_MARGIN) * scale
+        self.crops = PhotoSet(Path(config.data.photos), self.side)
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        settings = self.settings
+        count = int(rng.integers(2, settings.frames + 1)) if not settings.flow_only else settings.frames
+        items = [self._patch(count, rng) for _ in range(settings.batch)]
+        lr, hr, truth, valid = (torch.stack(x) for x in zip(*items, strict=True))
+        return {"lr": lr, "hr": hr, "truth": truth, "valid": valid}
+
+    def _patch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Frames, the original, the true flow to all frames but the first, and where it holds."""
+        crop = np.ascontiguousarray(augment(self.crops.crop(self.side, rng), rng))
+        trouble = Trouble()
+        if rng.random() < 0.2:
+            other = np.ascontiguousarray(augment(self.crops.crop(self.side, rng), rng))
+            foreign = int(rng.integers(1, count)) if rng.random() < 0.3 else None
+            trouble = Trouble(other, moving=foreign is None, foreign=foreign)
+        shake = Shake(BURST_SHIFT, BURST_ROTATION, float(rng.choice([0.0, 0.0, 1.0])))
+        sensor = random_sensor(rng, bits=int(rng.integers(10, 15)), pattern=str(rng.choice(PATTERNS)))
+        burst = simulate_raw_burst(crop, count, self.scale, rng, shake=shake, sensor=sensor, trouble=trouble)
+        m, s = _RAW_MARGIN, self.scale
+        hr = encode_camera_rgb(burst.truth, sensor.white_balance)[..., m * s : -m * s, m * s : -m * s]
+        inner = (..., slice(m, -m), slice(m, -m))
+        return _encoded(burst)[inner], hr, burst.flows[1:][inner], burst.visible[1:][inner].float()
+
+    def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
+        figures, shown = [], None
+        for index, path in enumerate(self.validation[:4]):
+            burst = simulate_raw_burst(read_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
+            assert burst.sensor is not None
+            gains, matrix = burst.sensor.white_balance, burst.sensor.to_srgb
+            lr = _encoded(burst)
+            sr = decode_camera_rgb(model(lr[None].to(device)).float().cpu()[0], gains)
+            result, truth = (quantize(develop(x, gains, matrix)) for x in (sr, burst.truth))
+            figures.append(psnr(result, truth, crop=4 * self.scale))
+            if shown is None:
+                base = decode_camera_rgb(resize(lr[:1, :3], scale=self.scale)[0], gains)
+                shown = side_by_side(develop(base, gains, matrix), result, truth)
+        assert shown is not None
+        return float(np.mean(figures)), shown
+
+
+def _encoded(burst: SimulatedBurst) -> Tensor:
+    assert burst.sensor is not None
+    sensor = burst.sensor
+    return encode_mosaics(torch.from_numpy(burst.mosaics), sensor.pattern, sensor.white_balance, sensor.noise)
