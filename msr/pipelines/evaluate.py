@@ -17,9 +17,11 @@ from msr.io.frames import image_files
 from msr.io.image import convert_depth, read_image
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
+from msr.pipelines.burst_protocol import CROP, learned, protocol_burst, raw_figures, single_frame
 from msr.pipelines.choose import choose_model
 
 BURST_COUNTS = (2, 4, 8)
+RAW_COUNT = 15
 
 # Eight pixels: what most video papers leave out.
 _CLIP_CROP = 8
@@ -131,6 +133,15 @@ def _bursts(
         yield path.stem, [_psnr_y(sr, hr[None], 2 * setting.scale) for sr in results]
 
 
+def _raw_bursts(
+    data: Path, limit: int | None, setting: _Setting, name: DegradationName
+) -> Iterator[tuple[str, list[float]]]:
+    for index, path in enumerate(image_files(data)[:limit]):
+        burst = protocol_burst(_read_original(path, 2 * setting.scale, CROP), index, RAW_COUNT, setting.scale)
+        results = [single_frame(burst, setting.scale), *(learned(burst, model) for _, model in setting.models)]
+        yield path.stem, [figure for result in results for figure in raw_figures(result, burst)]
+
+
 _Rows = Callable[[Path, int | None, _Setting, DegradationName], Iterator[tuple[str, list[float]]]]
 
 # Name: what makes the rows, the degradation, the kinds of models it takes.
@@ -140,10 +151,16 @@ PROTOCOLS: dict[str, tuple[_Rows, DegradationName, tuple[str, ...]]] = {
     "video-bd": (_clips, "bd", ("image", "video")),
     "video-bi": (_clips, "bi", ("image", "video")),
     "burst": (_bursts, "box", ("image", "burst")),
+    "burst-raw-x4": (_raw_bursts, "raw", ("burst-raw",)),
 }
 
 
 def _columns(protocol: str, models: list[tuple[str, nn.Module]]) -> list[str]:
+    if protocol == "burst-raw-x4":
+        return [
+            "",
+            *(f"{name}, {space}" for name in ("single", *(n for n, _ in models)) for space in ("sRGB", "linear")),
+        ]
     columns = ["", "cubic"]
     for name, model in models:
         if protocol == "burst" and model.kind == "burst":
@@ -164,8 +181,8 @@ def evaluate(
 ) -> Table:
     """Measure models by a named protocol.
 
-    All protocols degrade the originals, keep the result in 8 bits, and give PSNR in decibels on the Y channel of 8-bit
-    results:
+    All protocols but the last degrade the originals, keep the result in 8 bits, and give PSNR in decibels on the Y
+    channel of 8-bit results:
 
     - ``image-bi``: MATLAB cubic; the crop is the scale (Set5 and Set14 as usual).
     - ``image-bd``, ``video-bd``: Gaussian blur of sigma 1.6, then every ``scale``-th pixel; the crop is the scale for
@@ -173,6 +190,8 @@ def evaluate(
     - ``video-bi``: clips under MATLAB cubic.
     - ``burst``: 8 frames of each photo, shifted by up to 4 low-resolution pixels, turned by up to a degree, reduced by
       area, noise of sigma 0.01; the crop is twice the scale.
+    - ``burst-raw-x4``: RAW bursts of 15 frames (`msr.burst_simulation.simulate_raw_burst`, seeded by the number of the
+      photo), the same shifts and turns; PSNR of RGB, developed to 8-bit sRGB and in linear camera RGB; the crop is 16.
 
     Args:
         protocol: one of the names above.
@@ -183,7 +202,8 @@ def evaluate(
         limit: use only so many photos or clips, the first by name.
 
     Returns:
-        A row for each photo or clip and the mean; the columns are cubic enlargement at the right phase and the models.
+        A row for each photo or clip and the mean; the columns are cubic enlargement at the right phase (for RAW of the
+        base frame as LibRaw demosaics it) and the models.
 
     Raises:
         InputError: no such protocol, folder or model, models that the protocol does not take, or originals that are
@@ -202,7 +222,8 @@ def evaluate(
     if not models:
         raise InputError("no model to evaluate: name at least one with --model")
     rows_of, degradation, kinds = PROTOCOLS[protocol]
-    first = choose_model(kinds, None, models[0], device, dtype)
+    scale = 4 if protocol == "burst-raw-x4" else None
+    first = choose_model(kinds, scale, models[0], device, dtype)
     others = [choose_model(kinds, first.scale, name, device, dtype) for name in models[1:]]
     loaded = [(Path(name).stem, chosen.module) for name, chosen in zip(models, [first, *others], strict=True)]
     setting = _Setting(loaded, first.scale, first.device)
@@ -212,4 +233,5 @@ def evaluate(
             figures.append(values)
             rows.append([label, *(f"{v:.2f}" for v in values)])
     rows.append(["mean", *(f"{v:.2f}" for v in np.mean(figures, axis=0))])
-    return Table(f"{protocol} x{setting.scale}, PSNR-Y (dB)", _columns(protocol, loaded), rows)
+    title = f"{protocol}, PSNR (dB)" if degradation == "raw" else f"{protocol} x{setting.scale}, PSNR-Y (dB)"
+    return Table(title, _columns(protocol, loaded), rows)

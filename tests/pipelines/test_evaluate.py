@@ -159,3 +159,18 @@ def test_errors(photos: Path, clips: Path, tmp_path: Path, weights: Any) -> None
     for protocol in ("image-bi", "burst"):
         save(tmp_path / "small" / "dot.png", picture(0, 3, 9))
         assert "too small" in refusal(protocol, tmp_path / "small", [image])
+
+
+def test_raw_bursts_in_both_spaces(tmp_path: Path, weights: Any) -> None:
+    for seed in range(2):
+        save(tmp_path / "large" / f"{seed}.png", picture(seed, 136, 144))
+    table = evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")])
+    assert table.columns == ["", "single, sRGB", "single, linear", "mine, sRGB", "mine, linear"]
+    assert [row[0] for row in table.rows] == ["0", "1", "mean"]
+    figures = np.array([[float(x) for x in row[1:]] for row in table.rows])
+    # Untrained, the network enlarges a demosaicked frame as the single frame is: the two lie close together.
+    assert np.abs(figures[:, :2] - figures[:, 2:]).max() < 3.0
+    assert np.allclose(figures[2], figures[:2].mean(axis=0), atol=0.011)
+    assert evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")]).rows == table.rows
+    with pytest.raises(InputError, match="enlarges 2 times, not 4"):
+        evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "other", scale=2)])
