@@ -2,34 +2,38 @@
 
 from msr.io.assemble import assemble
 from msr.io.clip import ClipReader, open_clip
-from msr.io.develop import decode_srgb, develop, encode_srgb
+from msr.io.develop import develop
 from msr.io.dng import write_dng, write_linear_dng
 from msr.io.embedded import encode_picture
 from msr.io.encoders import VIDEO_SUFFIXES, EncoderSettings, check_video_suffix
 from msr.io.encoding import output_format
+from msr.io.exr import write_exr
 from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
 from msr.io.frames import FolderReader, FolderWriter, image_files, is_pattern, join_folders
+from msr.io.heif import HEIF_SUFFIXES
 from msr.io.image import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     Picture,
     check_file,
     check_format,
-    convert_depth,
+    image_size,
     read_image,
-    turn_upright,
     write_image,
 )
 from msr.io.output import check_output, whole
 from msr.io.raw import RAW_SUFFIXES, is_raw, read_raw
-from msr.io.raw_frame import RawFrame, read_raw_frame
+from msr.io.raw_frame import RawFrame, raw_exif, raw_size, read_raw_frame
+from msr.io.samples import convert_depth, turn_upright
 from msr.io.segment import SegmentWriter
+from msr.io.srgb import decode_srgb, encode_srgb
 from msr.io.streams import check_container
 from msr.io.verify import Finding, audit, worst
 from msr.io.video import VideoReader
 from msr.io.y4m import Y4mReader, Y4mWriter
 
 __all__ = [
+    "HEIF_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
@@ -63,12 +67,15 @@ __all__ = [
     "encode_picture",
     "encode_srgb",
     "image_files",
+    "image_size",
     "is_pattern",
     "is_raw",
     "join_folders",
     "open_clip",
     "output_format",
     "planar_format",
+    "raw_exif",
+    "raw_size",
     "read_image",
     "read_raw",
     "read_raw_frame",
@@ -77,6 +84,7 @@ __all__ = [
     "whole",
     "worst",
     "write_dng",
+    "write_exr",
     "write_image",
     "write_linear_dng",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from msr.io.image import convert_depth, turn_upright
 from msr.io.raw_frame import RawFrame
+from msr.io.samples import convert_depth, turn_upright
+from msr.io.srgb import encode_srgb
 
 #: Rows are worked on a few at a time, so that temporaries stay small: about these many pixels.
 _BAND = 1 << 18
@@ -47,38 +48,3 @@ def develop(rgb: np.ndarray, frame: RawFrame, dtype: str = "float32", *, linear:
         colours = np.clip(cv2.transform(balanced, matrix), 0, 1)
         out[top : top + rows] = convert_depth(colours if linear else encode_srgb(colours), dtype)
     return np.ascontiguousarray(turn_upright(out, frame.orientation))
-
-
-def encode_srgb(linear: np.ndarray) -> np.ndarray:
-    """Apply the curve of sRGB (IEC 61966-2-1) to linear values.
-
-    Args:
-        linear: any shape, float32 in [0, 1].
-
-    Returns:
-        The encoded values.
-
-    Example:
-        >>> encode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
-        [[0.0, 0.7354000210762024, 1.0]]
-    """
-    curved = np.asarray(cv2.pow(linear, 1 / 2.4)).reshape(linear.shape) * np.float32(1.055) - np.float32(0.055)
-    return np.where(linear <= 0.0031308, linear * np.float32(12.92), curved)
-
-
-def decode_srgb(encoded: np.ndarray) -> np.ndarray:
-    """Undo the curve of sRGB (IEC 61966-2-1).
-
-    Args:
-        encoded: any shape, float32 in [0, 1].
-
-    Returns:
-        The linear values.
-
-    Example:
-        >>> decode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
-        [[0.0, 0.21400000154972076, 1.0]]
-    """
-    unit = (np.asarray(encoded, np.float32) + np.float32(0.055)) / np.float32(1.055)
-    curved = np.asarray(cv2.pow(unit, 2.4)).reshape(unit.shape)
-    return np.where(encoded <= 0.04045, encoded / np.float32(12.92), curved)

@@ -16,9 +16,10 @@ import numpy as np
 
 from msr.errors import InputError, WorkError
 from msr.io.format import ClipFormat, Frame, PixelFormat, stretch
-from msr.io.image import IMAGE_SUFFIXES, check_format, convert_depth, read_image, write_image
+from msr.io.image import IMAGE_SUFFIXES, check_format, read_image, write_image
 from msr.io.output import whole
 from msr.io.raw import RAW_SUFFIXES
+from msr.io.samples import convert_depth
 
 #: One number as printf writes it: ``%d``, ``%5d`` is not among them, ``%05d`` is.
 _NUMBER = re.compile(r"%(0\d{1,2})?d")

@@ -42,7 +42,7 @@ def declared_size(data: bytes, name: str) -> tuple[str, int, int]:
             return ("webp", *_webp_size(data))
     except (struct.error, IndexError, KeyError):
         raise InputError(f"{name} is damaged: it ends before its image size") from None
-    raise InputError(f"{name} is not an image that msr reads (PNG, JPEG, TIFF, WebP, BMP)")
+    raise InputError(f"{name} is not an image that msr reads (PNG, JPEG, TIFF, WebP, BMP, HEIF)")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -97,3 +97,57 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def embedded_exif(data: bytes, kind: str) -> bytes | None:
+    """Find the EXIF block of an encoded image without decoding it.
+
+    It is a marker segment APP1 of JPEG, a chunk eXIf of PNG or EXIF of WebP; a TIFF file is one itself.
+
+    Args:
+        data: the encoded file.
+        kind: what ``declared_size`` says it is.
+
+    Returns:
+        The block, for ``msr.io.exif``; None where there is none or the file is damaged before it.
+
+    Example:
+        >>> embedded_exif(b"\\x89PNG\\r\\n\\x1a\\n", "png") is None
+        True
+    """
+    find = {"jpeg": _jpeg_exif, "png": _png_exif, "webp": _webp_exif, "tiff": lambda whole: whole}.get(kind)
+    try:
+        return find(data) if find is not None else None
+    except (struct.error, IndexError):
+        return None
+
+
+def _jpeg_exif(data: bytes) -> bytes | None:
+    at = 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:  # up to the scan
+        if data[at + 1] == 0xFF:
+            at += 1
+            continue
+        length = struct.unpack_from(">H", data, at + 2)[0]
+        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : at + 2 + length]
+        at += 2 + length
+    return None
+
+
+def _png_exif(data: bytes) -> bytes:
+    at = 8
+    while True:
+        length, name = struct.unpack_from(">I4s", data, at)
+        if name == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _webp_exif(data: bytes) -> bytes:
+    at = 12
+    while True:
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == b"EXIF":
+            return data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2

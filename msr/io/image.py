@@ -1,4 +1,4 @@
-"""Still pictures: PNG, JPEG, TIFF, WebP and BMP through OpenCV."""
+"""Still pictures: PNG, JPEG, TIFF, WebP and BMP through OpenCV, HEIF to read, OpenEXR to write."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import cv2
 import numpy as np
 
 from msr.errors import InputError, WorkError
-from msr.io.exif import exif_orientation
-from msr.io.header import declared_size
+from msr.io.exif import collect_exif, exif_orientation, tag_tiff, tiff_profile
+from msr.io.exr import write_exr
+from msr.io.header import declared_size, embedded_exif
+from msr.io.heif import HEIF_SUFFIXES, HeifPicture, is_heif
 from msr.io.output import whole
+from msr.io.samples import convert_depth, turn_upright
+from msr.io.srgb import decode_srgb
 
 #: A larger picture is refused before it is decoded.
 MAX_PIXELS = 1 << 28
@@ -21,37 +25,43 @@ MAX_PIXELS = 1 << 28
 #: What a format holds: sample types, alpha, ICC profile, longest side.
 _FORMATS: dict[str, tuple[tuple[str, ...], bool, bool, int]] = {
     ".png": (("uint8", "uint16"), True, True, 1_000_000),
-    ".tif": (("uint8", "uint16", "float32"), True, False, 1_000_000),
-    ".tiff": (("uint8", "uint16", "float32"), True, False, 1_000_000),
+    ".tif": (("uint8", "uint16", "float32"), True, True, 1_000_000),
+    ".tiff": (("uint8", "uint16", "float32"), True, True, 1_000_000),
     ".jpg": (("uint8",), False, True, 65_500),
     ".jpeg": (("uint8",), False, True, 65_500),
     ".webp": (("uint8",), True, True, 16_383),
     ".bmp": (("uint8",), True, False, 32_767),
+    ".exr": (("float32",), True, False, 1_000_000),
 }
 
-IMAGE_SUFFIXES = tuple(_FORMATS)
+#: What is read.
+IMAGE_SUFFIXES = tuple(suffix for suffix in _FORMATS if suffix != ".exr") + HEIF_SUFFIXES
+#: What a marker segment of JPEG holds of EXIF, with some room.
+_LONGEST_EXIF = 65_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded picture: ``pixels (H, W)``, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA, and its ICC profile if any.
+    """A decoded picture: ``pixels (H, W)``, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA, its ICC profile and EXIF if any.
 
     Pixels are uint8, uint16 or float32 (float in [0, 1]), encoded as the file has them (sRGB unless ``icc`` says
-    otherwise).
+    otherwise). ``exif`` is what describes the photo (see ``msr.io.exif``): without a thumbnail, upright.
     """
 
     pixels: np.ndarray
     icc: bytes | None = None
+    exif: bytes | None = None
 
 
 def read_image(path: str | Path) -> Picture:
     """Read a picture upright, with its own bit depth, gray or colour, and alpha.
 
     The EXIF orientation (CIPA DC-008) is applied. JPEG in CMYK and pictures with a palette become RGB. The ICC profile
-    of PNG, JPEG and WebP is kept as bytes; that of TIFF is not read. Of a file with several pages, the first is read.
+    and what EXIF says of the photo are kept as bytes. Of a file with several pages, the first is read.
 
     Args:
-        path: a PNG, JPEG, TIFF, WebP or BMP file of at most ``MAX_PIXELS`` pixels.
+        path: a PNG, JPEG, TIFF, WebP or BMP file of at most ``MAX_PIXELS`` pixels, or HEIF where pillow_heif is
+            installed.
 
     Returns:
         The picture: uint8, uint16 or float32, ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
@@ -65,16 +75,15 @@ def read_image(path: str | Path) -> Picture:
     """
     path = Path(path)
     data = read_file(path)
+    if is_heif(data):
+        photo = HeifPicture(data, str(path))
+        _check_size(path, *photo.size)
+        return Picture(photo.decode(), photo.icc, collect_exif(photo.exif or b""))
     kind, width, height = declared_size(data, str(path))
-    if width < 1 or height < 1:
-        raise InputError(f"{path} declares a size of {width}x{height} pixels")
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{path} declares {width}x{height} pixels; at most {MAX_PIXELS:,} are read")
+    _check_size(path, width, height)
     # The decoder would fill the missing part of these with whatever it has.
     if kind == "png" and b"IEND" not in data:
         raise InputError(f"{path} is damaged: it ends before the end of its picture")
-    icc: bytes | None = None
-    orientation = 1
     with _silent_opencv():
         try:
             decoded, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -82,11 +91,12 @@ def read_image(path: str | Path) -> Picture:
             raise InputError(f"{path} cannot be decoded: {_reason(error)}") from None
     if decoded is None or decoded.size == 0:
         raise InputError(f"{path} is damaged: its picture cannot be decoded")
+    icc = tiff_profile(data) if kind == "tiff" else None
     for tag, chunk in zip(kinds, chunks, strict=True):
         if tag == cv2.IMAGE_METADATA_ICCP:
             icc = np.asarray(chunk).tobytes()
-        elif tag == cv2.IMAGE_METADATA_EXIF and kind != "tiff":  # OpenCV itself turns a TIFF upright
-            orientation = exif_orientation(np.asarray(chunk).tobytes())
+    exif = embedded_exif(data, kind) or b""
+    orientation = 1 if kind == "tiff" else exif_orientation(exif)  # OpenCV itself turns a TIFF upright
     pixels = np.ascontiguousarray(turn_upright(_to_rgb(decoded), orientation))
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
@@ -94,19 +104,48 @@ def read_image(path: str | Path) -> Picture:
         raise InputError(f"{path} holds {pixels.dtype} samples; uint8, uint16 and float32 are read")
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
         raise InputError(f"{path} holds values that are not finite (NaN or infinity)")
-    return Picture(pixels, icc)
+    return Picture(pixels, icc, collect_exif(exif))
 
 
-def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None) -> None:
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return the size of a picture as ``read_image`` will give it, without decoding it.
+
+    Args:
+        path: as for ``read_image``.
+
+    Returns:
+        Width and height in pixels, upright.
+
+    Raises:
+        InputError: as for ``read_image``, as far as the first bytes show it.
+
+    Example:
+        >>> image_size("photo.jpg")    # doctest: +SKIP
+        (640, 480)
+    """
+    path = Path(path)
+    data = read_file(path)
+    if is_heif(data):
+        width, height = HeifPicture(data, str(path)).size
+    else:
+        kind, width, height = declared_size(data, str(path))
+        if exif_orientation(embedded_exif(data, kind) or b"") >= 5:
+            width, height = height, width
+    _check_size(path, width, height)
+    return width, height
+
+
+def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None, exif: bytes | None = None) -> None:
     """Write a picture; the file appears under its name only when it is whole.
 
     uint16 and float32 are rounded to the deepest samples that the format has: TIFF holds all, PNG 16 bits, the
-    others 8. JPEG and WebP are written at quality 95.
+    others 8. JPEG and WebP are written at quality 95. OpenEXR holds linear light, so there the curve of sRGB is undone.
 
     Args:
         path: the name; its suffix chooses the format.
         pixels: ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA; uint8, uint16, or float32 in [0, 1].
-        icc: a colour profile to embed; left out where the format or OpenCV cannot hold it (TIFF, BMP).
+        icc: a colour profile to embed; left out where it is not of RGB (gray for gray), and in BMP and OpenEXR.
+        exif: as ``read_image`` gives it; left out in BMP and OpenEXR, and where it is too long for JPEG (64 KB).
 
     Raises:
         InputError: unknown suffix, or the format cannot hold the picture.
@@ -118,31 +157,50 @@ def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None) 
     path = Path(path)
     check_format(path, pixels.shape)
     suffix = path.suffix.lower()
-    depths, _, holds_icc, _ = _FORMATS[suffix]
+    depths, _, holds_more, _ = _FORMATS[suffix]
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    if suffix == ".exr":
+        unit = convert_depth(pixels, "float32")
+        linear = decode_srgb(unit if unit.ndim == 2 else unit[..., :3])
+        write_exr(path, linear if pixels.shape[2:] != (4,) else np.concatenate([linear, unit[..., 3:]], 2))
+        return
     swapped = pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     samples = np.ascontiguousarray(convert_depth(swapped, pixels.dtype if str(pixels.dtype) in depths else depths[-1]))
+    # A profile of another colour space would be refused by libpng, and is wrong elsewhere.
+    if icc is not None and (not holds_more or icc[16:20] != (b"GRAY" if pixels.ndim == 2 else b"RGB ")):
+        icc = None
+    if exif is not None and (not holds_more or (len(exif) > _LONGEST_EXIF and suffix in (".jpg", ".jpeg"))):
+        exif = None
+    data = _encode(path, samples, icc, exif)
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
+def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+    suffix = path.suffix.lower()
     options: list[int] = []
     if suffix in (".jpg", ".jpeg"):
         options = [cv2.IMWRITE_JPEG_QUALITY, 95]
     elif suffix == ".webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, 95]
-    # An RGB profile in a gray PNG is refused by libpng.
-    embed = icc is not None and holds_icc and pixels.ndim == 3
+    tiff = suffix in (".tif", ".tiff")
+    chunks = [(cv2.IMAGE_METADATA_EXIF, exif), (cv2.IMAGE_METADATA_ICCP, icc)]
+    found = [] if tiff else [(kind, np.frombuffer(chunk, np.uint8)) for kind, chunk in chunks if chunk]
     done = False
     with _silent_opencv():
         try:
-            if embed:
-                chunk = np.frombuffer(icc or b"", np.uint8)
-                done, data = cv2.imencodeWithMetadata(suffix, samples, [cv2.IMAGE_METADATA_ICCP], [chunk], options)
-            if not done:  # no profile, or one that the encoder finds broken
+            # Without the profile, then without EXIF, if the encoder finds them broken.
+            while not done and found:
+                kinds, values = zip(*found, strict=True)
+                done, data = cv2.imencodeWithMetadata(suffix, samples, list(kinds), list(values), options)
+                found.pop()
+            if not done:
                 done, data = cv2.imencode(suffix, samples, options)
         except (cv2.error, MemoryError) as error:
             raise WorkError(f"cannot encode {path}: {_reason(error)}") from None
     if not done:
         raise WorkError(f"cannot encode {path}")
-    with whole(path) as part:
-        part.write_bytes(data.tobytes())
+    return tag_tiff(data.tobytes(), icc, exif) if tiff else data.tobytes()
 
 
 def check_format(path: Path, shape: tuple[int, ...]) -> None:
@@ -166,55 +224,6 @@ def check_format(path: Path, shape: tuple[int, ...]) -> None:
         raise InputError(f"cannot write {path}: JPEG holds no alpha channel; choose .png, .tif or .webp")
     if max(shape[:2]) > longest:
         raise InputError(f"cannot write {path}: {shape[1]}x{shape[0]} pixels, {path.suffix} holds {longest} a side")
-
-
-def convert_depth(pixels: np.ndarray, dtype: np.dtype | str) -> np.ndarray:
-    """Convert samples between uint8, uint16 and float32 in [0, 1], rounding to nearest and clipping.
-
-    Args:
-        pixels: any shape; uint8, uint16 or float32.
-        dtype: the wanted one of the three.
-
-    Returns:
-        The same picture in ``dtype``.
-
-    Example:
-        >>> convert_depth(np.array([65535, 257], np.uint16), "uint8").tolist()
-        [255, 1]
-    """
-    dtype = np.dtype(dtype)
-    if pixels.dtype == dtype:
-        return pixels
-    unit = pixels.astype(np.float32)
-    if pixels.dtype != np.float32:
-        unit /= np.iinfo(pixels.dtype).max
-    if dtype == np.float32:
-        return unit
-    top = np.iinfo(dtype).max
-    return np.rint(np.clip(unit, 0.0, 1.0) * top).astype(dtype)
-
-
-def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (CIPA DC-008).
-
-    Args:
-        pixels: ``(H, W)`` or ``(H, W, C)`` as stored.
-        orientation: 1 to 8; 2, 4, 5, 7 mirror, 3, 6, 8 turn.
-
-    Returns:
-        A view of them, upright.
-
-    Example:
-        >>> turn_upright(np.zeros((2, 3)), 6).shape
-        (3, 2)
-    """
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
 
 
 def read_file(path: Path) -> bytes:
@@ -251,6 +260,13 @@ def check_file(path: Path) -> None:
             raise InputError(f"{path} is empty")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise InputError(f"{path} declares a size of {width}x{height} pixels")
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{path} declares {width}x{height} pixels; at most {MAX_PIXELS:,} are read")
 
 
 def _to_rgb(decoded: np.ndarray) -> np.ndarray:

@@ -89,19 +89,61 @@ def read_raw_frame(path: str | Path) -> RawFrame:
         white_balance = _white_balance(raw, path)
         to_srgb = _to_srgb(raw, path)
         orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
-    noise, exif = _read_tags(path)
+    with _mapped(path) as data:
+        first = read_directory(data)
+        noise = _noise([first, *read_children(data, first, _SUBDIRECTORIES)])
+        exif = collect_exif(data)
     return RawFrame(mosaic, pattern, black, white, white_balance, to_srgb, noise, orientation, exif)  # type: ignore[arg-type]
 
 
+def raw_exif(path: str | Path) -> bytes | None:
+    """Return what EXIF says of a RAW photo, as far as its file is built like a TIFF (DNG, NEF, ARW, CR2, PEF, ..).
+
+    Args:
+        path: a file that LibRaw reads.
+
+    Returns:
+        As ``msr.io.exif.collect_exif``.
+
+    Example:
+        >>> raw_exif("shot.dng")    # doctest: +SKIP
+    """
+    with _mapped(Path(path)) as data:
+        return collect_exif(data)
+
+
+def raw_size(path: str | Path) -> tuple[int, int]:
+    """Return the size of a RAW photo upright, without decoding it.
+
+    Args:
+        path: a file that LibRaw reads.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        InputError: as for ``read_raw_frame``, as far as the file's head shows it.
+
+    Example:
+        >>> raw_size("shot.dng")    # doctest: +SKIP
+        (4032, 3024)
+    """
+    with open_raw(Path(path), unpack=False) as raw:
+        sizes = raw.sizes
+        turned = _ORIENTATIONS.get(sizes.flip, 1) >= 5
+        return (sizes.height, sizes.width) if turned else (sizes.width, sizes.height)
+
+
 @contextlib.contextmanager
-def open_raw(path: Path) -> Iterator[rawpy.RawPy]:
+def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
     """Open and decode a RAW file; whatever LibRaw says of it in the block becomes one sentence.
 
     Args:
         path: a DNG or another RAW file that LibRaw reads.
+        unpack: decode the pixels, too.
 
     Yields:
-        LibRaw's view of the file, unpacked.
+        LibRaw's view of the file.
 
     Raises:
         InputError: missing, empty, not RAW, damaged, or larger than ``msr.io.MAX_PIXELS``.
@@ -120,7 +162,8 @@ def open_raw(path: Path) -> Iterator[rawpy.RawPy]:
                     raise InputError(f"{path} declares a size of {width}x{height} pixels")
                 if width * height > MAX_PIXELS:
                     raise InputError(f"{path} declares {width}x{height} pixels; at most {MAX_PIXELS:,} are read")
-            raw.unpack()
+            if unpack:
+                raw.unpack()
             yield raw
         except (rawpy.LibRawError, OSError, RuntimeError, ValueError, MemoryError) as error:
             said = error.args[0] if error.args else error
@@ -174,17 +217,6 @@ def _to_srgb(raw: rawpy.RawPy, path: Path) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def _read_tags(path: Path) -> tuple[tuple[float, float] | None, bytes | None]:
-    """The noise profile and EXIF of a file that is built like a TIFF; None of others."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            first = read_directory(data)
-            noise = _noise([first, *read_children(data, first, _SUBDIRECTORIES)])
-            return noise, collect_exif(data)
-    except (OSError, ValueError):
-        return None, None
-
-
 def _noise(directories: list[Directory]) -> tuple[float, float] | None:
     for directory in directories:
         tag = directory.get(_NOISE_PROFILE)
@@ -195,6 +227,13 @@ def _noise(directories: list[Directory]) -> tuple[float, float] | None:
         if np.isfinite([a, b]).all() and 0 <= a < 1 and -1 < b < 1 and a + b > 0:
             return a, max(b, 0.0)
     return None
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """The bytes of a file, of which only those that are looked at are read."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def _words(numbers: tuple[float, ...]) -> str:

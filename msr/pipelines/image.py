@@ -77,12 +77,13 @@ def upscale_image_files(
 ) -> list[Written]:
     """Enlarge picture files.
 
-    The results keep depth, gray or colour, alpha and colour profile as far as the format of the target holds them.
+    The results keep depth, gray or colour, alpha, colour profile and EXIF as far as the format of the target holds
+    them.
 
     Args:
-        sources: PNG, JPEG, TIFF, WebP, BMP or RAW files.
+        sources: PNG, JPEG, TIFF, WebP, BMP, HEIF or RAW files.
         target: a file for one source; a folder for several (made if missing) or if it is one: results are
-            named as their sources, those of RAW files with ``.png``.
+            named as their sources, those of RAW and HEIF files with ``.png``.
         scale: enlargement factor; None: the model's, or 4.
         model: as for ``upscale_image``.
         device: likewise.
@@ -113,7 +114,7 @@ def upscale_image_files(
             height, width = picture.pixels.shape[0] * chosen.scale, picture.pixels.shape[1] * chosen.scale
             io.check_format(result, (height, width, *picture.pixels.shape[2:]))
             pixels = run_image(picture.pixels, chosen, tile, str(path))
-            io.write_image(result, pixels, picture.icc)  # type: ignore[arg-type]
+            io.write_image(result, pixels, picture.icc, picture.exif)  # type: ignore[arg-type]
             written.append(Written(result, width, height, 1, time.perf_counter() - started))
             advance()
     return written
@@ -138,7 +139,7 @@ def run_image(image: Image, chosen: Chosen, tile: int | None, name: str) -> Imag
 
 def load_picture(path: Path) -> io.Picture:
     """Read a picture or develop a RAW photo."""
-    return io.Picture(io.read_raw(path)) if io.is_raw(path) else io.read_image(path)
+    return io.Picture(io.read_raw(path), exif=io.raw_exif(path)) if io.is_raw(path) else io.read_image(path)
 
 
 def _targets(sources: list[Path], target: Path) -> list[Path]:
@@ -151,8 +152,10 @@ def _targets(sources: list[Path], target: Path) -> list[Path]:
         if target.exists() and not target.is_dir():
             raise InputError(f"{target} is a file; {len(sources)} inputs need a folder to write to")
         io.check_output(target)
+        read_only = io.RAW_SUFFIXES + io.HEIF_SUFFIXES
         targets = [
-            target / (source.with_suffix(".png").name if io.is_raw(source) else source.name) for source in sources
+            target / (source.with_suffix(".png").name if source.suffix.lower() in read_only else source.name)
+            for source in sources
         ]
         if len(set(targets)) < len(targets):
             twice = next(path for path in targets if targets.count(path) > 1)

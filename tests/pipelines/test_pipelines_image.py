@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from made import dng, picture, weights
+from PIL import Image
 from pipelines.networks import Convolutions, Running, stirred
 
 import msr
@@ -251,3 +252,14 @@ def test_targets_that_do_not_fit_are_refused_before_the_work(tmp_path: Path) -> 
         with pytest.raises(InputError, match=says):
             upscale_image_files(sources, target, model=model)
     assert sorted(tmp_path.rglob("*")) == files
+
+
+@pytest.mark.parametrize("target", ["b.jpg", "b.png", "b.tif", "b.webp"])
+def test_exif_goes_from_the_source_to_the_result(tmp_path: Path, target: str) -> None:
+    exif = Image.Exif()
+    exif[271], exif[274] = "Maker", 6
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=exif)
+    for source, tag, text in ((tmp_path / "a.jpg", 271, "Maker"), (dng(tmp_path / "a.dng"), 305, "tifffile.py")):
+        upscale_image_files([source], tmp_path / target, model=weights(tmp_path, "image", scale=2))
+        with Image.open(tmp_path / target) as back:
+            assert (back.getexif()[tag], back.getexif().get(274)) == (text, 1)
