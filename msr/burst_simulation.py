@@ -156,6 +156,7 @@ def _blur(picture: np.ndarray, scale: int, rng: np.random.Generator) -> np.ndarr
 def _frames(
     scene: np.ndarray,
     other: np.ndarray,
+    thing: _Object | None,
     count: int,
     scale: int,
     rng: np.random.Generator,
@@ -165,7 +166,6 @@ def _frames(
     """Each frame (h, w, 3) in linear light, its flow (2, h, w), where it holds (h, w), and the object (H, W)."""
     height, width = scene.shape[:2]
     depth = _smooth_field((height, width), rng)
-    thing = _Object(other, scale, rng) if trouble.moving else None
     full_y, full_x = np.mgrid[:height, :width].astype(np.float32)
     middle = (scale - 1) / 2
     y, x = (np.mgrid[: height // scale, : width // scale] * scale + middle).astype(np.float64)
@@ -224,6 +224,12 @@ def _to_array(picture: Tensor) -> np.ndarray:
     return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
 
 
+def _truth(scene: np.ndarray, thing: _Object | None) -> Tensor:
+    """What the base frame shows, object and all: (3, H, W), linear."""
+    shown = scene if thing is None else np.clip(thing.over(scene, 0), 0.0, 1.0)
+    return torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1)))
+
+
 def _gather(
     frames: list[np.ndarray], facts: list[tuple[np.ndarray, ...]], truth: Tensor, sensor: Sensor | None
 ) -> SimulatedBurst:
@@ -269,17 +275,18 @@ def simulate_raw_burst(
     """
     photo, other = _prepared(photo, scale, trouble)
     sensor = random_sensor(rng) if sensor is None else sensor
-    truth, strange = (undevelop(to_tensor(p), sensor) for p in (photo, other))
+    scene, strange = (_to_array(undevelop(to_tensor(p), sensor)) for p in (photo, other))
+    thing = _Object(strange, scale, rng) if trouble.moving else None
     masks = color_masks(sensor.pattern, photo.shape[0] // scale, photo.shape[1] // scale).permute(1, 2, 0).numpy()
     frames, facts = [], []
-    for linear, *fact in _frames(_to_array(truth), _to_array(strange), count, scale, rng, shake, trouble):
+    for linear, *fact in _frames(scene, strange, thing, count, scale, rng, shake, trouble):
         light = (linear * masks).sum(axis=2)
         spread = np.sqrt(sensor.noise[0] * light + sensor.noise[1])
         light = light + spread * rng.standard_normal(light.shape, dtype=np.float32)
         levels = np.rint(sensor.black + light * (sensor.white - sensor.black))
         frames.append(np.clip(levels, 0, sensor.white).astype(np.uint16))
         facts.append(tuple(fact))
-    return _gather(frames, facts, truth, sensor)
+    return _gather(frames, facts, _truth(scene, thing), sensor)
 
 
 def simulate_jpeg_burst(
@@ -317,12 +324,13 @@ def simulate_jpeg_burst(
     """
     photo, other = _prepared(photo, scale, trouble)
     scene, strange = (_to_array(inverse_srgb_curve(to_tensor(p))) for p in (photo, other))
+    thing = _Object(strange, scale, rng) if trouble.moving else None
     frames, facts = [], []
-    for linear, *fact in _frames(scene, strange, count, scale, rng, shake, trouble):
+    for linear, *fact in _frames(scene, strange, thing, count, scale, rng, shake, trouble):
         frame = srgb_curve(torch.from_numpy(linear).permute(2, 0, 1))
         frame = quantize(frame + torch.from_numpy(rng.standard_normal(frame.shape, dtype=np.float32)) * noise)
         if quality is not None:
             frame = compress_jpeg(frame[None], quality)[0]
         frames.append(np.rint(_to_array(frame) * 255.0).astype(np.uint8))
         facts.append(tuple(fact))
-    return _gather(frames, facts, to_tensor(photo), None)
+    return _gather(frames, facts, srgb_curve(_truth(scene, thing)), None)

@@ -90,6 +90,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(burst)
     burst.set_defaults(run=_burst)
 
+    simulated = commands.add_parser("burst-sim", help="simulate a burst from a photo, the truth beside it")
+    simulated.add_argument("photo", type=Path, metavar="PHOTO", help="the original")
+    simulated.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    simulated.add_argument("--count", type=int, default=15, metavar="N", help="frames (15)")
+    simulated.add_argument("--scale", type=int, default=2, metavar="S", help="how much smaller the frames are (2)")
+    kinds = simulated.add_mutually_exclusive_group()
+    kinds.add_argument("--dng", action="store_true", help="RAW frames (the default)")
+    kinds.add_argument("--jpeg", action="store_true", help="JPEG frames")
+    simulated.add_argument(
+        "--noise", nargs="+", type=float, metavar="X", help="RAW: A B of the variance A x + B; JPEG: its deviation"
+    )
+    simulated.add_argument("--shift", type=float, default=4.0, metavar="PIXELS", help="largest shift of a frame (4)")
+    simulated.add_argument("--moving", action="store_true", help="something moves through the scene")
+    simulated.add_argument("--seed", type=int, default=0, metavar="K", help="decides what is random (0)")
+    simulated.set_defaults(run=_burst_sim)
+
     verify = commands.add_parser("verify", help="say what of a clip another one kept, changed or lost")
     verify.add_argument("before", type=Path, metavar="IN", help="the source")
     verify.add_argument("after", type=Path, metavar="OUT", help="what was made of it, by whatever tool")
@@ -266,6 +282,23 @@ def _burst(options: argparse.Namespace) -> None:
     if not options.quiet:
         size = f"{result.width}x{result.height} from {result.frames} frames in {result.seconds:.2f} s"
         print(f"{result.path}: {size}", file=sys.stderr)
+
+
+def _burst_sim(options: argparse.Namespace) -> None:
+    from msr.pipelines.burst_sim import simulate_burst_files
+
+    written = simulate_burst_files(
+        options.photo,
+        options.output,
+        count=options.count,
+        scale=options.scale,
+        jpeg=options.jpeg,
+        noise=None if options.noise is None else tuple(options.noise),
+        shift=options.shift,
+        moving=options.moving,
+        seed=options.seed,
+    )
+    print(f"{written[0].parent}: {len(written) - 1} frames; {written[-1]}: the truth", file=sys.stderr)
 
 
 def _eval(options: argparse.Namespace) -> None:

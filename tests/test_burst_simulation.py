@@ -100,6 +100,9 @@ def test_an_object_moves_by_itself_and_is_known() -> None:
     assert changed.any()
     assert not (changed & ~area).any()
     assert burst.flows[5].abs().amax() > 1.0
+    reduced = torch.nn.functional.avg_pool2d(burst.truth, 2)
+    assert psnr(reduced, still[0]) > 38.0  # the truth has the object where the base frame has it
+    assert (burst.truth - to_tensor(smooth_photo(2))).abs().max() > 0.1
 
 
 def test_foreign_blurred_and_exposed_frames() -> None:
