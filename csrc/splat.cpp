@@ -1,33 +1,25 @@
 // splat on the CPU. What every pixel lands on is worked out once. Then the result is made band by band, as many rows at a
 // time as fit into a thread's cache, from the blocks of pixels of which some land there: no two threads write to the same
 // place and pixels are added in their order, so the result is the same with any number of threads. The gradients gather.
-#include "splat.h"
-
-#include <algorithm>
-#include <type_traits>
+#include "splat_pack.h"
 
 namespace msr::splat {
 namespace {
 
-constexpr int64_t kBlock = 128;    // pixels that are packed at once
-constexpr int64_t kChannels = 64;  // channels whose sums are made at once
+// Channels whose sums are made at once: few where each has a plane of its own, as then a band has many rows and few pixels
+// are packed for two bands; where a pixel's channels lie together, whole cache lines of them.
+constexpr int64_t kOfPlanes = 16, kOfPixels = 64;
 
 // Where a pixel lands, with strengths in the weights.
 template <typename C>
 struct Landing {
-  int64_t at[4];  // -1 outside
+  int64_t at;  // of the first of the four places; those outside of the image are not counted in `inside`
   C weight[4];
-};
+  int inside;  // bit k for place k
 
-// How a tensor's pixels and channels lie: both layouts have one distance between pixels.
-struct Layout {
-  int64_t image, channel, pixel;
+  MSR_HOST_DEVICE int64_t place(int k, int64_t width) const { return at + k % 2 + k / 2 * width; }
+  MSR_HOST_DEVICE bool lands(int k) const { return inside >> k & 1; }
 };
-
-inline Layout layout(const Sizes& s, MemoryFormat format) {
-  if (format == MemoryFormat::ChannelsLast) return {s.channels * s.pixels(), 1, s.channels};
-  return {s.channels * s.pixels(), s.pixels(), 1};
-}
 
 // Rows of the result that one thread makes at a time, such that their sums stay in its cache.
 struct Bands {
@@ -49,13 +41,14 @@ struct Bands {
 // Everything that does not depend on the features: landings, and for each place the largest metric and the divisor.
 template <typename C>
 struct Landings {
-  std::vector<Landing<C>> all;
+  Kept<Landing<C>> kept;
+  std::vector<Landing<C>>& all = kept.values;
   std::vector<C> highest, divisor;
   int64_t blocks;                            // of an image
   std::vector<std::array<int64_t, 2>> span;  // the first and last place that any pixel of a block lands on
 
   Landings(const Motion<C>& motion, const Sizes& s)
-      : all(s.batch * s.pixels()), blocks((s.pixels() + kBlock - 1) / kBlock), span(s.batch * blocks) {
+      : kept(s.batch * s.pixels()), blocks((s.pixels() + kBlock - 1) / kBlock), span(s.batch * blocks) {
     const int64_t count = s.batch * s.pixels();
     parallel(s.batch * blocks, 40 * kBlock, [&](int64_t first, int64_t last) {
       with_simd([&] {
@@ -65,10 +58,13 @@ struct Landings {
           for (int64_t n = begin; n < std::min(begin + kBlock, s.pixels()); ++n) {
             const auto found = motion.corners(b, n, s);
             Landing<C>& landing = all[b * s.pixels() + n];
+            landing.at = landing.inside = 0;
             for (int k = 0; k < 4; ++k) {
-              landing.at[k] = found.inside[k] ? found.at[k] : -1;
               landing.weight[k] = found.share[k];
-              if (found.inside[k]) lowest = std::min(lowest, found.at[k]), largest = std::max(largest, found.at[k]);
+              if (!found.inside[k]) continue;
+              landing.at = found.at[k] - k % 2 - k / 2 * s.width;
+              landing.inside |= 1 << k;
+              lowest = std::min(lowest, found.at[k]), largest = std::max(largest, found.at[k]);
             }
           }
           span[block] = {lowest, largest};
@@ -95,9 +91,9 @@ struct Landings {
   }
 
   C strength_at(const Motion<C>& motion, const Sizes& s, int64_t n, int k) const {
-    const int64_t at = all[n].at[k];
-    if (!motion.metric || at < 0) return C(1);
-    return strength(s.mode, motion.metric[n], s.mode == Mode::soft ? highest[n / s.pixels() * s.pixels() + at] : C(0));
+    if (!motion.metric || !all[n].lands(k)) return C(1);
+    const int64_t at = n / s.pixels() * s.pixels() + all[n].place(k, s.width);
+    return strength(s.mode, motion.metric[n], s.mode == Mode::soft ? highest[at] : C(0));
   }
 
   // body(first pixel, pixels) for the blocks of image b of which something lands on the places [first, last).
@@ -119,95 +115,39 @@ struct Landings {
         const int64_t b = n / bands.count, first = bands.first(n, s), last = bands.last(n, s);
         each_block(s, b, first, last, [&](int64_t pixel, int64_t count) {
           for (int64_t m = b * s.pixels() + pixel; m < b * s.pixels() + pixel + count; ++m)
-            for (int k = 0; k < 4; ++k)
-              if (all[m].at[k] >= first && all[m].at[k] < last)
-                add(sums[b * s.pixels() + all[m].at[k]], all[m].weight[k], m);
+            for (int k = 0; k < 4; ++k) {
+              const int64_t at = all[m].place(k, s.width);
+              if (all[m].lands(k) && at >= first && at < last) add(sums[b * s.pixels() + at], all[m].weight[k], m);
+            }
         });
       }
     });
   }
 };
 
-// to[column * to_pitch + row] = from[row * from_pitch + column]; floats four by four in vectors.
-template <typename C>
-MSR_HOST_DEVICE void transpose(const C* from, int64_t from_pitch, int64_t rows, int64_t columns, C* to, int64_t to_pitch) {
-  int64_t whole_rows = 0, whole_columns = 0;
-  if constexpr (std::is_same_v<C, float>) {
-    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-    whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-    for (int64_t row = 0; row < whole_rows; row += 4) {
-      for (int64_t column = 0; column < whole_columns; column += 4) {
-        const Four* place[4];
-        for (int n = 0; n < 4; ++n) place[n] = reinterpret_cast<const Four*>(from + (row + n) * from_pitch + column);
-        const Four a = *place[0], b = *place[1], c = *place[2], d = *place[3];
-        const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-        const Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-        float* const out = to + column * to_pitch + row;
-        *reinterpret_cast<Four*>(out) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
-        *reinterpret_cast<Four*>(out + to_pitch) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-        *reinterpret_cast<Four*>(out + 2 * to_pitch) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
-        *reinterpret_cast<Four*>(out + 3 * to_pitch) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
-      }
-    }
-  }
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = row < whole_rows ? whole_columns : 0; column < columns; ++column)
-      to[column * to_pitch + row] = from[row * from_pitch + column];
-}
-
-constexpr int64_t kConverted = 16;  // planes that are converted at once before or after they are transposed
-
-// Copies `channels` values of up to kBlock pixels next to each other, `channels` from pixel to pixel.
-template <typename T>
-MSR_HOST_DEVICE void pack(const T* from, const Layout& layout, int64_t channels, int64_t count, compute_t<T>* to) {
-  using C = compute_t<T>;
-  if (layout.channel == 1) {
-    for (int64_t u = 0; u < count; ++u)
-      for (int64_t c = 0; c < channels; ++c) to[u * channels + c] = load(from[u * layout.pixel + c]);
-  } else if constexpr (std::is_same_v<T, C>) {
-    transpose(from, layout.channel, channels, count, to, channels);
-  } else {
-    C planes[kConverted * kBlock];
-    for (int64_t first = 0; first < channels; first += kConverted) {
-      const int64_t some = std::min(kConverted, channels - first);
-      for (int64_t c = 0; c < some; ++c)
-        for (int64_t u = 0; u < count; ++u) planes[c * kBlock + u] = load(from[(first + c) * layout.channel + u]);
-      transpose(planes, kBlock, some, count, to + first, channels);
-    }
-  }
-}
-
-template <typename T>
-MSR_HOST_DEVICE void unpack(const compute_t<T>* from, int64_t channels, int64_t count, T* to, const Layout& layout) {
-  using C = compute_t<T>;
-  if (layout.channel == 1) {
-    for (int64_t u = 0; u < count; ++u)
-      for (int64_t c = 0; c < channels; ++c) to[u * layout.pixel + c] = store<T>(from[u * channels + c]);
-  } else if constexpr (std::is_same_v<T, C>) {
-    transpose(from, channels, count, channels, to, layout.channel);
-  } else {
-    C planes[kConverted * kBlock];
-    for (int64_t first = 0; first < channels; first += kConverted) {
-      const int64_t some = std::min(kConverted, channels - first);
-      transpose(from + first, channels, count, some, planes, kBlock);
-      for (int64_t c = 0; c < some; ++c)
-        for (int64_t u = 0; u < count; ++u) to[(first + c) * layout.channel + u] = store<T>(planes[c * kBlock + u]);
-    }
-  }
-}
-
-// Adds the packed values of `count` pixels to the sums of the places [first, last) that they land on.
-template <typename C>
-MSR_HOST_DEVICE void add_block(const Landing<C>* landing, const C* values, int64_t count, int64_t first, int64_t last,
-                               int64_t channels, C* sums) {
-  for (int64_t u = 0; u < count; ++u, values += channels) {
-    for (int k = 0; k < 4; ++k) {
-      const int64_t at = landing[u].at[k];
-      if (at < first || at >= last) continue;
-      const C weight = landing[u].weight[k];
-      C* sum = sums + (at - first) * channels;
+template <int64_t kKnown, typename C>
+MSR_HOST_DEVICE void add_weighted(C* sums, C weight, const C* values, int64_t channels) {
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) sum[c] += weight * values[c];
+  for (int64_t c = 0; c < (kKnown ? kKnown : channels); ++c) sums[c] += weight * values[c];
+}
+
+// Adds the packed values of `count` pixels to the sums of the places [first, last) that they land on. kKnown is the number
+// of channels where the compiler is to know it, or 0.
+template <int64_t kKnown, typename C>
+MSR_HOST_DEVICE void add_block(const Landing<C>* landing, const C* values, int64_t count, int64_t first, int64_t last,
+                               int64_t width, int64_t channels, C* sums) {
+  for (int64_t u = 0; u < count; ++u, values += channels) {
+    const Landing<C>& to = landing[u];
+    C* sum = sums + (to.at - first) * channels;
+    if (to.inside == 15 && to.at >= first && to.at + width + 1 < last) {
+      for (int k = 0; k < 4; ++k)
+        add_weighted<kKnown>(sum + (k % 2 + k / 2 * width) * channels, to.weight[k], values, channels);
+    } else {
+      for (int k = 0; k < 4; ++k) {
+        const int64_t at = to.place(k, width);
+        if (to.lands(k) && at >= first && at < last)
+          add_weighted<kKnown>(sums + (at - first) * channels, to.weight[k], values, channels);
+      }
     }
   }
 }
@@ -224,10 +164,12 @@ MSR_HOST_DEVICE void divide(C* sums, const C* divisor, int64_t count, int64_t ch
 template <typename T>
 void forward(const T* x, const Landings<compute_t<T>>& landings, T* out, const Layout& layout, const Sizes& s) {
   using C = compute_t<T>;
-  const int64_t channels = std::min(s.channels, kChannels), shares = (s.channels + channels - 1) / channels;
+  const int64_t channels = std::min(s.channels, layout.channel == 1 ? kOfPixels : kOfPlanes), shares = (s.channels + channels - 1) / channels;
   const Bands bands(s, s.width * channels * sizeof(C));
   torch::stable::parallel_for(0, s.batch * bands.count * shares, 1, [&](int64_t begin, int64_t end) {
-    std::vector<C> sums(bands.rows * s.width * channels), block(kBlock * channels);
+    std::vector<C> block(kBlock * channels);
+    Kept<C> kept(bands.rows * s.width * channels);
+    std::vector<C>& sums = kept.values;
     for (int64_t n = begin; n < end; ++n) {
       const int64_t band = n / shares, b = band / bands.count, first = bands.first(band, s), last = bands.last(band, s);
       const int64_t c = n % shares * channels, own = std::min(channels, s.channels - c);
@@ -237,7 +179,13 @@ void forward(const T* x, const Landings<compute_t<T>>& landings, T* out, const L
         std::fill(sums.begin(), sums.end(), C(0));
         landings.each_block(s, b, first, last, [&](int64_t pixel, int64_t count) {
           pack(from + pixel * layout.pixel, layout, own, count, block.data());
-          add_block(landings.all.data() + b * s.pixels() + pixel, block.data(), count, first, last, own, sums.data());
+          const Landing<C>* landing = landings.all.data() + b * s.pixels() + pixel;
+          if (own == kOfPlanes)
+            add_block<kOfPlanes>(landing, block.data(), count, first, last, s.width, own, sums.data());
+          else if (own == kOfPixels)
+            add_block<kOfPixels>(landing, block.data(), count, first, last, s.width, own, sums.data());
+          else
+            add_block<0>(landing, block.data(), count, first, last, s.width, own, sums.data());
         });
         for (int64_t at = first; at < last; at += kBlock) {
           const int64_t count = std::min<int64_t>(kBlock, last - at);
@@ -302,7 +250,7 @@ void backward(const T* grad, const T* x, const T* out, const Motion<compute_t<T>
             const Landing<C>& landing = landings.all[in_batch];
             const C* rows[4];
             for (int k = 0; k < 4; ++k)
-              rows[k] = landing.at[k] < 0 ? zeros.data() : outer.data() + landing.at[k] * s.channels;
+              rows[k] = landing.lands(k) ? outer.data() + landing.place(k, s.width) * s.channels : zeros.data();
             const C* values = block.data() + u * s.channels;
             C sum0 = C(0), sum1 = C(0), sum2 = C(0), sum3 = C(0);
 #pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
