@@ -23,7 +23,7 @@ from msr.io.image import (
 )
 from msr.io.output import check_output, whole
 from msr.io.raw import RAW_SUFFIXES, is_raw, read_raw
-from msr.io.raw_frame import RawFrame, raw_exif, raw_size, read_raw_frame
+from msr.io.raw_frame import NoMosaicError, RawFrame, raw_exif, raw_size, read_raw_frame
 from msr.io.samples import convert_depth, turn_upright
 from msr.io.segment import SegmentWriter
 from msr.io.srgb import decode_srgb, encode_srgb
@@ -47,6 +47,7 @@ __all__ = [
     "Frame",
     "LightLevel",
     "Mastering",
+    "NoMosaicError",
     "Picture",
     "PixelFormat",
     "RawFrame",

@@ -48,6 +48,24 @@ class RawFrame:
     orientation: int = 1
     exif: bytes | None = None
 
+    def linear(self) -> np.ndarray:
+        """The mosaic as ``(H, W)`` float32, 0 at black and 1 at saturation; noise may lead below 0.
+
+        Example:
+            >>> RawFrame(np.full((2, 2), 64, np.uint16), "rggb", (0,) * 4, 128, (1, 1, 1), np.eye(3)).linear().max()
+            np.float32(0.5)
+        """
+        values = self.mosaic.astype(np.float32)
+        for number, black in enumerate(self.black):
+            part = values[number // 2 :: 2, number % 2 :: 2]
+            part -= black
+            part /= self.white - black
+        return values
+
+
+class NoMosaicError(InputError):
+    """A RAW photo that can be developed, but has no Bayer mosaic to be merged on."""
+
 
 def read_raw_frame(path: str | Path) -> RawFrame:
     """Read a RAW photo as its sensor stored it, without demosaicking.
@@ -63,7 +81,8 @@ def read_raw_frame(path: str | Path) -> RawFrame:
 
     Raises:
         InputError: missing, empty, no RAW file, damaged, larger than ``msr.io.MAX_PIXELS``, with impossible levels or
-            colours, or of another kind of sensor (X-Trans, Foveon, monochrome, already demosaicked).
+            colours.
+        NoMosaicError: of another kind of sensor (X-Trans, Foveon, monochrome), or demosaicked already.
 
     Example:
         >>> read_raw_frame("shot.dng").pattern    # doctest: +SKIP
@@ -72,7 +91,9 @@ def read_raw_frame(path: str | Path) -> RawFrame:
     path = Path(path)
     with open_raw(path) as raw:
         if raw.raw_type != rawpy.RawType.Flat or raw.raw_image is None or raw.raw_image.ndim != 2:
-            raise InputError(f"{path} holds no mosaic: its pixels are demosaicked already, or have several values each")
+            raise NoMosaicError(
+                f"{path} holds no mosaic: its pixels are demosaicked already, or have several values each"
+            )
         if abs(raw.sizes.pixel_aspect - 1) > 0.005:
             raise InputError(f"{path} has pixels that are not square, which cannot be merged")
         mosaic = np.array(raw.raw_image_visible)
@@ -186,7 +207,7 @@ def _colours(raw: rawpy.RawPy, path: Path) -> tuple[int, int, int, int]:
         names = "".join("rgbg"[colour] for colour in four)
         if whole and raw.color_desc in (b"RGBG", b"RGB") and names in ("rggb", "bggr", "grbg", "gbrg"):
             return four  # type: ignore[return-value]
-    raise InputError(f"{path} is of a sensor without a Bayer mosaic of red, green and blue, which cannot be merged")
+    raise NoMosaicError(f"{path} is of a sensor without a Bayer mosaic of red, green and blue")
 
 
 def _white_balance(raw: rawpy.RawPy, path: Path) -> tuple[float, float, float]:
