@@ -1,0 +1,37 @@
+"""Gray pictures of the frames, for finding motion and for judging sharpness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from msr.pipelines.handheld.demosaic import colour_masks, filtered
+
+
+def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float]) -> Tensor:
+    """Make a gray picture in which noise is about the same everywhere.
+
+    A mosaic, white-balanced, is smoothed by (1 2 1)/4 both ways: so every pixel holds a quarter of red and of blue and
+    half of green, and what alternates with the colours is gone (as C. Lafenetre et al., "Implementing handheld burst
+    super-resolution", IPOL 2023, reach by a low-pass). Its square root is taken, which evens out shot noise.
+
+    Args:
+        pixels: ``(1, C, H, W)``, C = 1 with a mosaic, else 3.
+        mosaic: its colours, or None.
+        gains: white balance.
+
+    Returns:
+        ``(1, 1, H, W)``.
+
+    Example:
+        >>> gray_of(torch.full((1, 1, 4, 6), 0.25), "rggb", (1.0, 1.0, 1.0))[0, 0, 0, 0]
+        tensor(0.5000)
+    """
+    if mosaic is None:
+        return pixels.mul(torch.tensor([0.25, 0.5, 0.25], device=pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    gain = torch.tensor(gains, device=pixels.device).view(1, 3, 1, 1)
+    balance = (colour_masks(mosaic, 2, 2, pixels.device) * gain).sum(1, keepdim=True)
+    height, width = pixels.shape[2:]
+    balanced = pixels * balance.repeat(1, 1, (height + 1) // 2, (width + 1) // 2)[..., :height, :width]
+    taps = torch.tensor([0.25, 0.5, 0.25])
+    return filtered(filtered(balanced, taps, across=True), taps, across=False).clamp(min=0).sqrt()

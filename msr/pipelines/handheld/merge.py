@@ -1,0 +1,213 @@
+"""A burst merged without training: frame after frame added up on a finer grid, then sharpened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msr.errors import InputError
+from msr.ops.kernel_merge import kernel_merge
+from msr.ops.resize import resize
+from msr.pipelines.handheld.align import Aligner, Motion
+from msr.pipelines.handheld.demosaic import demosaic
+from msr.pipelines.handheld.gray import gray_of
+from msr.pipelines.handheld.kernels import covariances
+from msr.pipelines.handheld.noise import estimate_noise
+from msr.pipelines.handheld.restore import restore
+from msr.pipelines.handheld.robustness import Judge, guide_of, guide_variance
+from msr.pipelines.handheld.shot import Shot
+
+#: Standard deviations of the merging kernels, in pixels of the frames: where there is texture, and where there is none.
+DETAIL, FLAT, STRETCH = 0.28, 0.5, 2.0
+#: A frame of which less than this is to be trusted shows something else.
+_FOREIGN = 0.1
+
+Source = Shot | Callable[[], Shot]
+
+
+@dataclass(frozen=True)
+class FrameUse:
+    """What became of one frame.
+
+    Attributes:
+        index: its place in the burst.
+        motion: from the base to it; None for the base itself and for a frame equal to it.
+        trust: ``(1, 1, H/2, W/2)`` from 0 to 1, how far it was trusted; None likewise.
+        exposure: how many times the base's light it got.
+        used: whether it counted at all.
+    """
+
+    index: int
+    motion: Motion | None
+    trust: Tensor | None
+    exposure: float
+    used: bool
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The result.
+
+    Attributes:
+        image: ``(1, 3, ceil(scale H), ceil(scale W))`` in the space of the frames; of a mosaic, camera RGB that is not
+            white-balanced.
+        weight: ``(1, 1, ..)`` of the same size: how much of the frames counts there beside the base, in pixels.
+        base: index of the base frame.
+        frames: what became of each frame, in the order in which they were merged.
+    """
+
+    image: Tensor
+    weight: Tensor
+    base: int
+    frames: tuple[FrameUse, ...]
+
+
+def merge_shots(
+    shots: Sequence[Source],
+    scale: float,
+    *,
+    base: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Merged:
+    """Merge the frames of a burst to one picture of what the base frame shows.
+
+    Source: B. Wronski et al., "Handheld Multi-Frame Super-Resolution", 2019, arXiv:1905.03277: frames are aligned,
+    doubted where they differ from the base, and gathered by kernels that follow edges. Unlike there, the kernels are
+    narrow and what they and the area of a pixel blur is undone afterwards (`restore`); where next to nothing but the
+    base counts, the result is the base alone, demosaicked and enlarged by cubic convolution.
+
+    Args:
+        shots: frames of one size and mosaic, or functions that load one: each is asked for once, the base first, so
+            that memory does not grow with their number.
+        scale: enlargement, a number from 1 to 4.
+        base: index of the frame that the result looks like.
+        advance: called after each frame.
+
+    Returns:
+        The picture, its weights and what became of the frames, on the device of the frames.
+
+    Raises:
+        InputError: no frames, or frames that differ in size or mosaic.
+        ValueError: a scale out of range.
+
+    Example:
+        >>> merged = merge_shots([Shot(torch.rand(1, 3, 32, 40))] * 2, 1.5)
+        >>> merged.image.shape, merged.frames[1].used
+        (torch.Size([1, 3, 48, 60]), False)
+    """
+    if not shots:
+        raise InputError("no frames: a burst needs at least one")
+    if not 1 <= scale <= 4:
+        raise ValueError(f"scale must be from 1 to 4, got {scale}")
+    if not 0 <= base < len(shots):
+        raise InputError(f"the base is frame {base}, but there are {len(shots)}")
+    with torch.inference_mode():
+        merger = _Merger(_load(shots[base]), float(scale))
+        advance()
+        uses = [FrameUse(base, None, None, 1.0, True)]
+        for index in range(len(shots)):
+            if index != base:
+                uses.append(merger.add(index, _load(shots[index])))
+                advance()
+        image, weight = merger.result()
+    return Merged(image, weight, base, tuple(uses))
+
+
+def _load(source: Source) -> Shot:
+    return source if isinstance(source, Shot) else source()
+
+
+class _Merger:
+    """The sums, and what is known of the base."""
+
+    def __init__(self, shot: Shot, scale: float) -> None:
+        self.scale = scale
+        self.noise = estimate_noise(shot.pixels, shot.mosaic) if shot.noise is None else shot.noise
+        self.shot = replace(shot, noise=self.noise)
+        gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
+        self.aligner = Aligner(gray)
+        self.brightness = float(gray.median())
+        guide = guide_of(shot.pixels, shot.mosaic)
+        self.guide = guide
+        self.judge = Judge(guide, guide_variance(guide, self.noise, shot.mosaic))
+        self.covariance = covariances(gray, _gray_noise(gray, self.shot), DETAIL, FLAT, STRETCH)
+        height, width = shot.size
+        axes = [torch.arange(n, device=gray.device, dtype=torch.float32) for n in (width, height)]
+        self.place = torch.stack(torch.meshgrid(*axes, indexing="xy"))[None]
+        self.total = self.weight = self.own = torch.zeros(())
+        self._gather(shot.pixels, self.place, torch.ones_like(gray))
+        self.own = self.weight.clone()
+        self.alone = True
+
+    def _gather(self, pixels: Tensor, positions: Tensor, trust: Tensor) -> None:
+        image, weight = kernel_merge(
+            pixels[:, None],
+            positions[:, None],
+            self.covariance[:, None],
+            trust[:, None],
+            self.scale,
+            mosaic=self.shot.mosaic,
+        )
+        if self.weight.dim() == 0:
+            self.total, self.weight = image.mul_(weight), weight
+        else:
+            self.total.addcmul_(image, weight)
+            self.weight.add_(weight)
+
+    def add(self, index: int, shot: Shot) -> FrameUse:
+        """Add a frame to the sums as far as it is to be trusted."""
+        if (shot.size, shot.mosaic) != (self.shot.size, self.shot.mosaic):
+            now, first = ("x".join(map(str, s.size[::-1])) for s in (shot, self.shot))
+            kinds = f"mosaic {shot.mosaic}, expected {self.shot.mosaic}"
+            raise InputError(f"frame {index} is {now}, expected {first}" if now != first else f"frame {index}: {kinds}")
+        if torch.equal(shot.pixels, self.shot.pixels):
+            return FrameUse(index, None, None, 1.0, False)
+        height, width = shot.size
+        gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
+        ratio = self.brightness / max(float(gray.median()), 1e-3)
+        motion = self.aligner.align(gray * ratio if abs(ratio - 1.0) > 0.1 else gray)
+        flow = motion.dense(height, width)
+        half = F.avg_pool2d(flow, 2) / 2
+        guide = guide_of(shot.pixels, shot.mosaic)
+        exposure = self.judge.exposure(guide, half, linear=shot.mosaic is not None)
+        saturated = guide.amax(1, keepdim=True) > 0.97
+        if abs(exposure - 1.0) > 0.01:
+            shot = shot.brightened(1.0 / exposure)
+            guide = guide_of(shot.pixels, shot.mosaic)
+        trust = self.judge.trust(guide, half)
+        if exposure > 1.05:
+            trust = trust * self.judge.clear(saturated, half)
+        used = float(trust.mean()) >= _FOREIGN
+        if used:
+            self.alone = False
+            full = F.interpolate(trust, size=(height, width), mode="bilinear", align_corners=False)
+            # What got less light has more noise.
+            self._gather(shot.pixels, self.place + flow, full * min(1.0, exposure))
+        return FrameUse(index, motion, trust, exposure, used)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        shot = self.shot
+        single = shot.pixels if shot.mosaic is None else demosaic(shot.pixels, shot.mosaic, shot.gains)
+        single = resize(single, scale=self.scale)
+        others = self.weight.sub_(self.own)
+        weight = others.mean(1, keepdim=True)
+        if self.alone:
+            return single, weight
+        image = restore(self.total, others, self.own, single, shot.gains, self.scale, DETAIL)
+        return image, weight
+
+
+def _gray_noise(gray: Tensor, shot: Shot) -> float:
+    """Standard deviation of the noise in a picture by `gray_of`."""
+    assert shot.noise is not None
+    a, b = shot.noise
+    if shot.mosaic is None:
+        return float(0.61 * (a * gray.mean() + b) ** 0.5)
+    # The squares of the smoothing taps sum to 9/64, gains amplify; the derivative of a root is one half over the root.
+    gain = sum(shot.gains) / 3
+    light = float(gray.square().median())
+    return (9 / 64 * gain * (a * light + b * gain)) ** 0.5 / (2.0 * max(light, 1e-3) ** 0.5)
