@@ -1,12 +1,13 @@
 # make demo    super-resolve the photo, the clip and the burst of examples/ into demo-out/
 # make test    the whole test suite
+# make wheel   one wheel in dist/ for any Python from 3.11 and any torch from 2.10 on; with CUDA kernels if nvcc is there
 #
-# Both make .venv first, with msr in it and its kernels built. Settings, all optional:
+# All make .venv first, the first two with msr in it and its kernels built. Settings, all optional:
 #   PYTHON=python3.12            the Python to make .venv with, 3.11 or later
 #   VENV=.venv                   where it stands; one that is there already is used, and a torch in it that fits is kept
 #   TORCH=torch==2.13.0+cu130    which torch to install
 #   PIP_FLAGS="..."              further arguments of every pip install, for example where to find that torch
-#   MSR_EXTENSION=0, MSR_CUDA=0  no kernels at all, no CUDA kernels
+#   MSR_EXTENSION=0, MSR_CUDA=0  no kernels at all, no CUDA kernels; MSR_CUDA=1: CUDA kernels for every GPU, or fail
 #   ARGS="..."                   further arguments of the demo, the tests or the benchmarks
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ BUILT := $(VENV)/.built$(if $(filter 0,$(MSR_EXTENSION)),-without-extension)$(if
 # ninja, where the kernels are built with several processes, is found in the environment.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test bench lint types sanitize cuda-check install clean
+.PHONY: demo test bench lint types sanitize cuda-check wheel install clean
 
 demo: $(BUILT)
 	$(BIN)/python examples/demo.py --out demo-out $(ARGS)
@@ -52,6 +53,12 @@ sanitize: $(BUILT)
 cuda-check: $(BUILT)
 	$(BIN)/python setup.py check_cuda
 
+# Not from what an earlier wheel was made of: files that are gone since would be in it.
+wheel: $(DEPENDENCIES)
+	rm -rf build/lib* build/bdist*
+	MSR_CUDA=$${MSR_CUDA-$$(command -v nvcc >/dev/null && echo 1)} \
+		$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
 install: $(BUILT)
 
 $(DEPENDENCIES): constraints.txt
@@ -69,4 +76,4 @@ $(BUILT): $(DEPENDENCIES) $(SOURCES) pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo-out *.egg-info msr/*.so
+	rm -rf $(VENV) build dist demo-out *.egg-info msr/*.so

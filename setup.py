@@ -2,25 +2,39 @@
 
 MSR_EXTENSION=0   build no kernels at all
 MSR_CUDA=0        build no CUDA kernels
+MSR_CUDA=1        build the CUDA kernels for every supported GPU, whatever torch is installed, or fail
 python setup.py build_ext --inplace    build into the source tree
 python setup.py check_cuda             compile every .cu for every supported GPU; needs nvcc, but no GPU
+
+The CUDA kernels are a library of their own, `msr/_cudaN.so`, where N is the major version of nvcc: it brings that CUDA
+runtime along and runs on drivers of that version and later, with a torch for any version of CUDA. What it takes from
+torch's CUDA library is one function; it is linked against a stub of that, so that a CPU build of torch is enough.
+Unasked, it is built only beside a CUDA build of torch, for the GPUs of this machine (for all if it has none), because
+compiling for all takes minutes. Objects are kept in build/, so that what is unchanged is not compiled again.
 """
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
-from setuptools import Command, setup
+from setuptools import Command, Extension, setup
 
 ROOT = Path(__file__).parent
-# Virtual architecture that check_cuda parses the code for, and the GPUs that it then compiles for. Parsing takes most
-# of the time, so it is done once for the GPUs before Blackwell and once for Blackwell.
-ARCHITECTURES = {"75": ("75", "80", "86", "89", "90"), "100": ("100", "120")}
+KEPT = Path("build")
+# Virtual architecture that the code is parsed for, and what it is then compiled for: GPUs, and a form that the driver
+# compiles for those that are yet to come.
+ARCHITECTURES = {
+    "compute_75": ("sm_75",),
+    "compute_80": ("sm_80", "sm_86", "sm_89", "sm_90"),
+    "compute_100": ("sm_100", "sm_120", "compute_100"),
+}
 # The oldest torch whose stable ABI the kernels use, in the form that its headers want.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 # Contraction to fused multiply-adds; no bookkeeping of errno or floating-point traps, which only hinders vectorisation.
@@ -35,7 +49,15 @@ CXX_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
-NVCC_FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "--extended-lambda"]
+NVCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "--expt-relaxed-constexpr",
+    "--extended-lambda",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-Xfatbin=-compress-all",
+]
+NVCC_STRICT = ["-Werror=all-warnings", "-Xcompiler=-Wall,-Werror"]
 
 
 def say(sentence: str) -> None:
@@ -58,25 +80,117 @@ def find_torch() -> Any:
     return cpp_extension
 
 
+def sources(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
+
+
 def extensions(cpp_extension: Any) -> list[Any]:
     import torch
 
-    def sources(pattern: str) -> list[str]:
-        return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
-
-    common: dict[str, Any] = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True}
-    cxx = [*CXX_FLAGS, *DEFINES]
-    found = []
-    if sources("*.cpp"):
-        found.append(cpp_extension.CppExtension("msr._C", sources("*.cpp"), extra_compile_args={"cxx": cxx}, **common))
+    flags = {"cxx": [*CXX_FLAGS, *DEFINES]}
+    common: dict[str, Any] = {"include_dirs": [str(ROOT / "csrc")], "extra_compile_args": flags, "py_limited_api": True}
+    found = [cpp_extension.CppExtension("msr._C", sources("*.cpp"), **common)]
+    nvcc = find_nvcc()
     if os.environ.get("MSR_CUDA") == "0":
         say("no CUDA kernels: MSR_CUDA=0")
-    elif torch.version.cuda is None or cpp_extension.CUDA_HOME is None:
-        say("no CUDA kernels: they need nvcc and a CUDA build of torch")
-    elif sources("*.cu"):
-        flags = {"cxx": cxx, "nvcc": [*NVCC_FLAGS, *DEFINES]}
-        found.append(cpp_extension.CUDAExtension("msr._cuda", sources("*.cu"), extra_compile_args=flags, **common))
+    elif nvcc is None and os.environ.get("MSR_CUDA") == "1":
+        raise SystemExit("msr: MSR_CUDA=1 asks for CUDA kernels, and nvcc is neither in the PATH nor in CUDA_HOME/bin")
+    elif nvcc is None or (torch.version.cuda is None and os.environ.get("MSR_CUDA") != "1"):
+        say("no CUDA kernels: they need nvcc and a CUDA build of torch (or MSR_CUDA=1)")
+    else:
+        found.append(Extension(f"msr._cuda{nvcc_version(nvcc)[0]}", sources("*.cu"), py_limited_api=True))
     return found
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def nvcc_version(nvcc: str) -> tuple[str, str]:
+    """Return major and minor version."""
+    found = re.search(r"release (\d+)\.(\d+)", output(nvcc, "--version"))
+    if found is None:
+        raise SystemExit(f"msr: {nvcc} does not tell its version")
+    return found[1], found[2]
+
+
+def targets(nvcc: str, here: bool) -> list[str]:
+    """Return nvcc's arguments for the GPUs of this machine if `here` and it has any, else for all that nvcc knows."""
+    import torch
+
+    if here and torch.cuda.is_available():
+        gpus = {torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())}
+        return [f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}" for major, minor in sorted(gpus)]
+    known = {*output(nvcc, "--list-gpu-code").split(), *output(nvcc, "--list-gpu-arch").split()}
+    arguments = []
+    for virtual, wanted in ARCHITECTURES.items():
+        codes = [code for code in wanted if code in known]
+        if virtual in known and codes:
+            arguments.append(f"-gencode=arch={virtual},code=[{','.join(codes)}]")
+    return arguments
+
+
+def with_headers(source: Path) -> list[Path]:
+    """Return a source and the headers of csrc that it includes, directly or not."""
+    found, left = set(), [source]
+    while left:
+        file = left.pop()
+        found.add(file)
+        names = re.findall(r'^\s*#\s*include "(.+)"', file.read_text(), re.MULTILINE)
+        left += [path for name in names if (path := file.parent / name).exists() and path not in found]
+    return sorted(found)
+
+
+def cuda_objects(cpp_extension: Any, nvcc: str, here: bool) -> list[str]:
+    """Compile every .cu, unless its object is there under a name made of all that went into it.
+
+    Warnings are errors where it is for every GPU, not where it is for this machine, with an nvcc that may be newer.
+    """
+    import torch
+
+    includes = [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
+    strict = [] if here else NVCC_STRICT
+    command = [nvcc, "-c", *NVCC_FLAGS, *strict, *DEFINES, *includes, *targets(nvcc, here)]
+    words = " ".join([*command, *nvcc_version(nvcc), torch.__version__])
+
+    def compiled(name: str) -> str:
+        content = b"".join(path.read_bytes() for path in with_headers(ROOT / name))
+        key = hashlib.sha256(words.encode() + content).hexdigest()[:16]
+        kept = KEPT / "cuda" / f"{Path(name).stem}-{key}.o"
+        if not kept.exists():
+            say(f"nvcc {name}")
+            part = kept.with_suffix(f".{os.getpid()}.o")
+            subprocess.run([*command, name, "-o", str(part)], check=True)
+            part.replace(kept)
+        return str(kept)
+
+    (KEPT / "cuda").mkdir(parents=True, exist_ok=True)
+    largest_first = sorted(sources("*.cu"), key=lambda name: -Path(name).stat().st_size)
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        return sorted(pool.map(compiled, largest_first))
+
+
+def link_cuda(cpp_extension: Any, nvcc: str, objects: list[str], target: str) -> None:
+    """Link the CUDA library: the CUDA runtime inside and hidden, torch's part left to the torch that loads it."""
+    folder = KEPT / "cuda" / "stub"
+    folder.mkdir(parents=True, exist_ok=True)
+    stub = folder / "stub.cpp"
+    stub.write_text('extern "C" void aoti_torch_get_current_cuda_stream() {}\n')
+    name = "libtorch_cuda.so"
+    shared = [nvcc, "-shared", "-Xcompiler=-fPIC"]
+    subprocess.run(
+        [*shared, "--cudart=none", f"-Xlinker=-soname,{name}", str(stub), "-o", str(folder / name)], check=True
+    )
+    # Hidden, for torch's own runtime is loaded too and its symbols would be taken in place of these.
+    checks = "-Xlinker=--exclude-libs,ALL,--no-undefined,-s"
+    libraries = [f"-L{folder}", *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cuda", "-ltorch_cpu"]
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*shared, "--cudart=static", checks, *objects, *libraries, "-o", target], check=True)
 
 
 def build_command(cpp_extension: Any) -> type[Command]:
@@ -87,23 +201,38 @@ def build_command(cpp_extension: Any) -> type[Command]:
 
         extensions: list[Any]
 
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.build_temp = str(KEPT / "cpu")
+
         def build_extensions(self) -> None:
             wanted = self.extensions
             built: list[Any] = []
             for extension in wanted:
                 self.extensions = [extension]
                 try:
-                    super().build_extensions()
+                    if extension.name == "msr._C":
+                        super().build_extensions()
+                    else:
+                        self.build_cuda(extension)
                     built.append(extension)
                 except (Exception, SystemExit) as error:
+                    if extension.name != "msr._C" and os.environ.get("MSR_CUDA") == "1":
+                        raise
                     say(f"{extension.name} was not built, its ops run on their PyTorch references: {error}")
             self.extensions = built
+
+        def build_cuda(self, extension: Any) -> None:
+            nvcc = find_nvcc()
+            assert nvcc is not None
+            objects = cuda_objects(cpp_extension, nvcc, here=os.environ.get("MSR_CUDA") != "1")
+            link_cuda(cpp_extension, nvcc, objects, self.get_ext_fullpath(extension.name))
 
     return Build.with_options(no_python_abi_suffix=True, use_ninja=shutil.which("ninja") is not None)
 
 
 class CheckCuda(Command):
-    """Compile every .cu for every supported GPU with warnings as errors, and keep nothing."""
+    """Compile every .cu for every supported GPU with warnings as errors."""
 
     description = "compile every csrc/*.cu with nvcc, warnings as errors"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = []
@@ -115,21 +244,11 @@ class CheckCuda(Command):
         pass
 
     def run(self) -> None:
-        nvcc = shutil.which("nvcc")
-        cpp_extension = find_torch()
+        nvcc, cpp_extension = find_nvcc(), find_torch()
         if nvcc is None or cpp_extension is None:
             raise SystemExit("check_cuda needs nvcc and torch")
-        includes = [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
-        targets = []
-        for virtual, real in ARCHITECTURES.items():
-            targets.append(f"-gencode=arch=compute_{virtual},code=[{','.join(f'sm_{number}' for number in real)}]")
-        warnings = ["--Werror", "all-warnings", "-Xcompiler", "-Wall,-Werror"]
-        with tempfile.TemporaryDirectory() as folder:
-            for source in sorted((ROOT / "csrc").glob("*.cu")):
-                say(f"nvcc {source.name} for sm_75, 80, 86, 89, 90, 100 and 120")
-                command = [nvcc, "-c", *NVCC_FLAGS, *warnings, *DEFINES, *includes, f"-I{ROOT / 'csrc'}", *targets]
-                command += [f"--threads={os.cpu_count()}", str(source), "-o", f"{folder}/{source.stem}.o"]
-                subprocess.run(command, check=True)
+        say(" ".join(targets(nvcc, here=False)))
+        cuda_objects(cpp_extension, nvcc, here=False)
 
 
 def main() -> None:

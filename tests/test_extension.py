@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import msr
-from msr._extension import LIBRARIES
+from msr._extension import LIBRARIES, driver_version, too_old
 from msr.ops import flow_warp, kernels
 
 BUILT = sorted(Path(msr.__file__).parent.glob("_C.*so"))
+BUILT_CUDA = sorted(Path(msr.__file__).parent.glob("_cuda*.so"))
 
 
 def run(code: str, **environment: str) -> str:
@@ -32,6 +33,28 @@ def test_a_built_library_serves_unless_switched_off() -> None:
     assert ("CPU" in kernels()["msr::flow_warp"]) == cpu.loaded
     if BUILT and not cpu.loaded:
         assert "MSR_EXTENSION=0" in cpu.detail
+
+
+def test_the_cuda_library_serves_where_torch_has_cuda_and_the_driver_runs_it() -> None:
+    cuda = LIBRARIES[1]
+    if torch.version.cuda is None:
+        assert (cuda.loaded, cuda.detail) == (False, "this torch has no CUDA")
+    elif "0" in (os.environ.get("MSR_EXTENSION"), os.environ.get("MSR_CUDA")):
+        assert not cuda.loaded
+    else:
+        assert cuda.loaded == any(too_old(driver_version(), file) is None for file in BUILT_CUDA), cuda.detail
+    # In a process of its own: in this one the tests may have loaded the CUDA kernels by another way.
+    assert run("from msr.ops import kernels; print('CUDA' in kernels()['msr::flow_warp'])") == str(cuda.loaded)
+
+
+def test_a_driver_older_than_the_cuda_library_is_named() -> None:
+    library = Path("_cuda13.so")
+    assert too_old(None, library) is None
+    assert too_old(13, library) is None
+    assert too_old(14, library) is None
+    assert too_old(12, library) == (
+        "_cuda13.so needs an NVIDIA driver for CUDA 13 or later; that of this machine is for CUDA 12"
+    )
 
 
 def test_switched_off_every_op_runs_on_its_reference() -> None:
