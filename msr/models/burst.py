@@ -42,6 +42,8 @@ class BurstModel(nn.Module):
     """
 
     kind = "burst"
+    # Pixels by which a flow may differ from the motion of the whole and still be taken for it (`steady_flow`).
+    tolerance = 0.75
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class BurstModel(nn.Module):
         zero = torch.zeros(base.shape[0], 2, *base.shape[-2:], device=base.device)
         if frames.shape[1] > 1:
             flows = self.flows(frames) if flows is None else flows
-            flows = steady_flow(flows.flatten(0, 1)).unflatten(0, flows.shape[:2])
+            flows = steady_flow(flows.flatten(0, 1), self.tolerance).unflatten(0, flows.shape[:2])
         # A running softmax: memory does not grow with the number of frames.
         total, weight, highest = torch.zeros((), device=base.device), torch.zeros((), device=base.device), None
         for i in range(frames.shape[1]):

@@ -14,7 +14,8 @@ class RawBurstModel(BurstModel):
     """`BurstModel` over demosaicked RAW frames, which also sees which colour each pixel was measured in, and the noise.
 
     Frames have seven channels (``msr.pipelines.raw_input.encode_mosaics`` makes them): white-balanced camera RGB under
-    the curve of sRGB, the three masks of the mosaic, and the noise. The picture is encoded as the first three are.
+    the curve of sRGB, the three masks of the mosaic, and the noise. The picture is encoded as the first three are. The
+    flows that it is trained for are those of ``msr.pipelines.raw_input.find_motion``; its own network is a stopgap.
 
     Source: that a network does better when it knows the mosaic and the noise level: Gharbi et al., "Deep Joint
     Demosaicking and Denoising", 2016; Brooks et al. 2019.
@@ -33,6 +34,8 @@ class RawBurstModel(BurstModel):
     """
 
     kind = "burst-raw"
+    # The motion found by matching tiles is far more exact than the flow network's.
+    tolerance = 0.15
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -12,7 +12,7 @@ from msr.io.demosaic import demosaic_ahd
 from msr.io.raw_frame import RawFrame
 from msr.metrics import psnr, quantize
 from msr.ops.resize import resize
-from msr.pipelines.raw_input import decode_camera_rgb, encode_mosaics
+from msr.pipelines.raw_input import decode_camera_rgb, encode_mosaics, find_motion
 
 # Output pixels left out at each border: frames shift by up to 4 pixels of their own.
 CROP = 16
@@ -83,10 +83,12 @@ def learned(burst: SimulatedBurst, model: torch.nn.Module, count: int | None = N
     """
     sensor = burst.sensor
     assert sensor is not None
-    frames = encode_mosaics(torch.from_numpy(burst.mosaics[:count]), sensor.pattern, sensor.white_balance, sensor.noise)
+    mosaics = torch.from_numpy(burst.mosaics[:count])
+    frames = encode_mosaics(mosaics, sensor.pattern, sensor.white_balance, sensor.noise)
     device = next(model.parameters()).device
     with torch.inference_mode():
-        result = model(frames[None].to(device))[0].float().cpu()
+        flows = find_motion(mosaics, sensor.pattern, sensor.white_balance)
+        result = model(frames[None].to(device), flows[None].to(device))[0].float().cpu()
     return decode_camera_rgb(result, sensor.white_balance)
 
 

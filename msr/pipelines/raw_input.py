@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.camera import color_masks, inverse_srgb_curve, per_channel, srgb_curve
+from msr.pipelines.handheld.align import Aligner
+from msr.pipelines.handheld.gray import gray_of
 
 # Malvar et al. 2004, in eighths: green where there is none; red beside red and blue above blue, and the other way
 # round; red at blue and blue at red.
@@ -84,6 +86,28 @@ def encode_mosaics(mosaics: Tensor, pattern: str, white_balance: Sequence[float]
     spread = _NOISE_GAIN * math.sqrt(noise[0] * _LEVEL + noise[1])
     level = torch.full_like(rgb[:, :1], spread)
     return torch.cat([rgb, masks.expand(count, -1, -1, -1), level], dim=1)
+
+
+def find_motion(mosaics: Tensor, pattern: str, white_balance: tuple[float, float, float]) -> Tensor:
+    """The motion from the first frame to each of the others, by the alignment that merging without training uses.
+
+    Args:
+        mosaics: as for `encode_mosaics`, the base frame first.
+        pattern: colours of the first 2x2 pixels, row by row.
+        white_balance: gains of red, green and blue.
+
+    Returns:
+        ``(N - 1, 2, H, W)`` in pixels.
+
+    Example:
+        >>> find_motion(torch.rand(3, 32, 48), "rggb", (2.0, 1.0, 1.5)).shape
+        torch.Size([2, 2, 32, 48])
+    """
+    height, width = mosaics.shape[1:]
+    grays = (gray_of(mosaic[None, None], pattern, white_balance) for mosaic in mosaics)
+    aligner = Aligner(next(grays))
+    found = [aligner.align(gray).dense(height, width)[0] for gray in grays]
+    return torch.stack(found) if found else mosaics.new_zeros(0, 2, height, width)
 
 
 def encode_camera_rgb(rgb: Tensor, white_balance: Sequence[float]) -> Tensor:

@@ -8,12 +8,14 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from msr.burst_simulation import Shake, SimulatedBurst, Trouble, simulate_raw_burst
 from msr.camera import PATTERNS, develop, random_sensor
 from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
+from msr.pipelines.burst_protocol import learned, protocol_burst, raw_figures
 from msr.pipelines.evaluate import read_rgb
 from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics
 from msr.train.config import Config
@@ -24,6 +26,8 @@ from msr.train.simulation import MotionRange
 
 # Low-resolution pixels around a RAW patch into which frames shift; even, so that the mosaic's pattern stays.
 _RAW_MARGIN = 8
+# Side of the tiles whose motion is simulated, and its largest standard deviation, pixels.
+_TILE, _FLOW_ERROR = 8, 0.15
 
 
 class BurstTask(MotionTask):
@@ -83,7 +87,10 @@ class BurstTask(MotionTask):
 
 
 class RawBurstTask(BurstTask):
-    """RAW bursts simulated from photos: any camera, noise and pattern; now and then something moves or is wrong."""
+    """RAW bursts simulated from photos: any camera, noise and pattern; now and then something moves or is wrong.
+
+    The network is given the motion about as `find_motion` would find it, so that it need not wait for a flow network.
+    """
 
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__(config, scale)
@@ -94,11 +101,16 @@ class RawBurstTask(BurstTask):
         settings = self.settings
         count = int(rng.integers(2, settings.frames + 1)) if not settings.flow_only else settings.frames
         items = [self._patch(count, rng) for _ in range(settings.batch)]
-        lr, hr, truth, valid = (torch.stack(x) for x in zip(*items, strict=True))
-        return {"lr": lr, "hr": hr, "truth": truth, "valid": valid}
+        names = ("lr", "hr", "truth", "valid", "flows")
+        return dict(zip(names, (torch.stack(x) for x in zip(*items, strict=True)), strict=True))
 
-    def _patch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames, the original, the true flow to all frames but the first, and where it holds."""
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        if self.settings.flow_only:
+            return super().loss(model, batch)
+        return picture_loss(model(batch["lr"], batch["flows"]), batch["hr"], cast(LossName, self.settings.loss)), {}
+
+    def _patch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Frames, the original, the true flow to all frames but the first, where it holds, the flow as found."""
         crop = np.ascontiguousarray(augment(self.crops.crop(self.side, rng), rng))
         trouble = Trouble()
         if rng.random() < 0.2:
@@ -111,23 +123,29 @@ class RawBurstTask(BurstTask):
         m, s = _RAW_MARGIN, self.scale
         hr = encode_camera_rgb(burst.truth, sensor.white_balance)[..., m * s : -m * s, m * s : -m * s]
         inner = (..., slice(m, -m), slice(m, -m))
-        return _encoded(burst)[inner], hr, burst.flows[1:][inner], burst.visible[1:][inner].float()
+        flows, visible = burst.flows[1:], burst.visible[1:].float()
+        return _encoded(burst)[inner], hr, flows[inner], visible[inner], _as_found(flows, rng)[inner]
 
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
         for index, path in enumerate(self.validation[:4]):
-            burst = simulate_raw_burst(read_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
+            burst = protocol_burst(read_rgb(path), index, self.settings.frames, self.scale)
             assert burst.sensor is not None
             gains, matrix = burst.sensor.white_balance, burst.sensor.to_srgb
-            lr = _encoded(burst)
-            sr = decode_camera_rgb(model(lr[None].to(device)).float().cpu()[0], gains)
-            result, truth = (quantize(develop(x, gains, matrix)) for x in (sr, burst.truth))
-            figures.append(psnr(result, truth, crop=4 * self.scale))
+            result = learned(burst, model)
+            figures.append(raw_figures(result, burst)[0])
             if shown is None:
-                base = decode_camera_rgb(resize(lr[:1, :3], scale=self.scale)[0], gains)
-                shown = side_by_side(develop(base, gains, matrix), result, truth)
+                base = decode_camera_rgb(resize(_encoded(burst)[:1, :3], scale=self.scale)[0], gains)
+                shown = side_by_side(*(develop(x, gains, matrix) for x in (base, result, burst.truth)))
         assert shown is not None
         return float(np.mean(figures)), shown
+
+
+def _as_found(flows: Tensor, rng: np.random.Generator) -> Tensor:
+    """True flows (N, 2, H, W) as matching tiles finds them: one motion for a tile, a little off."""
+    tiles = F.avg_pool2d(flows, _TILE)
+    error = torch.from_numpy(rng.standard_normal(tiles.shape, dtype=np.float32)) * float(rng.uniform(0.0, _FLOW_ERROR))
+    return F.interpolate(tiles + error, size=flows.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _encoded(burst: SimulatedBurst) -> Tensor:

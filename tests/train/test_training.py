@@ -134,7 +134,7 @@ def test_raw_burst(tmp_path: Path) -> None:
     run["data"]["validation"] = str(photos)
     train(write(tmp_path / "c.toml", **run))
     log = check_results(output, "burst-raw", (128, 128))
-    assert {"loss", "picture", "flow_error"} <= log[0].keys()
+    assert 0.0 < log[0]["loss"] < 1.0
 
 
 def test_a_raw_batch_fits_together(tmp_path: Path) -> None:
@@ -144,7 +144,9 @@ def test_a_raw_batch_fits_together(tmp_path: Path) -> None:
     lr, hr = batch["lr"], batch["hr"]
     assert lr.shape[2:] == (7, 48, 48)
     assert hr.shape == (2, 3, 96, 96)
-    assert batch["truth"].shape == (2, lr.shape[1] - 1, 2, 48, 48)
+    assert batch["truth"].shape == batch["flows"].shape == (2, lr.shape[1] - 1, 2, 48, 48)
+    off = (batch["flows"] - batch["truth"]).abs()
+    assert 0.0 < off.mean() < 0.3
     assert torch.equal(lr[:, :, 3:6].sum(dim=2), torch.ones_like(lr[:, :, 0]))
 
     def soft(x: torch.Tensor) -> torch.Tensor:  # noise is strong at a pixel, weak in the mean
