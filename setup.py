@@ -188,7 +188,9 @@ def link_cuda(cpp_extension: Any, nvcc: str, objects: list[str], target: str) ->
     )
     # Hidden, for torch's own runtime is loaded too and its symbols would be taken in place of these.
     checks = "-Xlinker=--exclude-libs,ALL,--no-undefined,-s"
-    libraries = [f"-L{folder}", *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cuda", "-ltorch_cpu"]
+    # nvcc installed by pip has its runtime in lib and looks for it in lib64.
+    folders = [folder, *cpp_extension.library_paths(), Path(nvcc).resolve().parents[1] / "lib"]
+    libraries = [*(f"-L{path}" for path in folders), "-ltorch_cuda", "-ltorch_cpu"]
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([*shared, "--cudart=static", checks, *objects, *libraries, "-o", target], check=True)
 

@@ -11,7 +11,7 @@ import msr
 
 LIBRARIES = sorted(Path(msr.__file__).parent.glob("_*.so"))
 # Functions of the stable ABI in C; the CUDA library's one function of torch's CUDA library is of them.
-STABLE = re.compile(r"(aoti_torch|torch)_[a-z0-9_]+")
+STABLE = re.compile(r"(aoti_torch|torch)_\w+")
 # Names that the C and C++ runtimes define have a version; those without one are of the compiler and the dynamic linker,
 # or of the newest C++ library, which torch brings along for systems that have an older one.
 RUNTIME = re.compile(r".+@(GLIBC|GLIBCXX|CXXABI|GCC)_[0-9.]+|_ITM_\w+|__gmon_start__|__cxa_finalize|_ZN?K?St\w+")
