@@ -93,6 +93,12 @@ def to_rgb(planes: Sequence[np.ndarray], clip: ClipFormat) -> np.ndarray:
     pixels = clip.pixels
     if pixels.kind == "rgb" and pixels.bits in (8, 16):
         return np.stack(planes, -1)
+    if pixels.kind == "gray":  # swscale takes gray for full range whatever it is told
+        deep = pixels.bits > 8
+        black, top = (0, (1 << pixels.bits) - 1) if clip.full_range else (16 << pixels.bits - 8, 219 << pixels.bits - 8)
+        gray = (planes[0].astype(np.float32) - black) * ((65535 if deep else 255) / top)
+        gray = np.rint(gray).clip(0, 65535 if deep else 255).astype(np.uint16 if deep else np.uint8)
+        return np.repeat(gray[..., None], 3, 2)
     rgb = write_planes(planes, pixels).reformat(
         format="rgb48le" if pixels.bits > 8 else "rgb24",
         src_colorspace=SWSCALE_MATRICES[clip.matrix_used],

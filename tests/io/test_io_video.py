@@ -23,6 +23,7 @@ from msr.io import (
     planar_format,
     write_image,
 )
+from msr.io.planes import to_rgb
 
 
 def times(path: Path) -> list[Fraction]:
@@ -193,3 +194,15 @@ def test_half_a_folder_of_frames_is_not_left(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "value"), [("gray", False, 235), ("gray", True, 255), ("gray10le", False, 940)]
+)
+def test_gray_is_expanded_by_its_range(name: str, full: bool, value: int) -> None:
+    pixels = planar_format(name)
+    clip = ClipFormat(2, 2, Fraction(25), Fraction(1, 25), pixels, full_range=full)
+    rgb = to_rgb([np.array([[value, 0], [0, 0]], pixels.dtype)], clip)
+    assert rgb.shape == (2, 2, 3)
+    assert rgb[0, 0].tolist() == [np.iinfo(rgb.dtype).max] * 3
+    assert rgb[1, 1].tolist() == [0, 0, 0]
