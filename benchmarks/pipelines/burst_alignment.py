@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.pipelines.burst_quality import save, shot_of
+from benchmarks.pipelines.burst_quality import save
 from msr import io
 from msr.burst_simulation import Shake, SimulatedBurst, simulate_raw_burst
 from msr.camera import develop
+from msr.pipelines.burst_protocol import shot_of
 from msr.pipelines.evaluate import read_rgb
 from msr.pipelines.handheld.align import Aligner
 from msr.pipelines.handheld.gray import gray_of

@@ -8,9 +8,8 @@ JPEG in 8-bit sRGB.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +23,10 @@ from msr.degradation import to_tensor
 from msr.metrics import psnr, quantize
 from msr.models import available_models, load_model
 from msr.ops.resize import resize
-from msr.pipelines.burst_protocol import CROP, learned, protocol_burst, raw_figures, single_frame
+from msr.pipelines.burst_protocol import CROP, handheld, learned, protocol_burst, raw_figures, single_frame
 from msr.pipelines.evaluate import read_rgb
-from msr.pipelines.handheld import Shot, merge_shots
 
 SETTINGS = {"RAW x2": (True, 2, 15), "RAW x4": (True, 4, 15), "JPEG x2": (False, 2, 8)}
-
-
-def shot_of(burst: SimulatedBurst, index: int) -> Shot:
-    """One frame of a simulated burst as merging takes it."""
-    if burst.sensor is None:
-        return Shot(to_tensor(burst.frames[index])[None], None, (1.0, 1.0, 1.0), None)
-    sensor = burst.sensor
-    pixels = torch.from_numpy(burst.mosaics[index])[None, None]
-    return Shot(pixels, sensor.pattern, sensor.white_balance, sensor.noise)
-
-
-def handheld(burst: SimulatedBurst, scale: float) -> Tensor:
-    """The path without training: (3, sH, sW) in the space of the burst."""
-    loaders: list[Callable[[], Shot]] = [partial(shot_of, burst, index) for index in range(len(burst.frames))]
-    with torch.inference_mode():
-        return merge_shots(loaders, scale).image[0].clamp(0.0, 1.0)
 
 
 def single(burst: SimulatedBurst, scale: int) -> Tensor:

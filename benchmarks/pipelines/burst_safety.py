@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from benchmarks.pipelines.burst_quality import CROP, SETTINGS, handheld, save, simulated, single
+from benchmarks.pipelines.burst_quality import SETTINGS, save, simulated, single
 from msr import io
 from msr.burst_simulation import SimulatedBurst, Trouble
 from msr.camera import develop
 from msr.metrics import quantize
+from msr.pipelines.burst_protocol import CROP, handheld
 from msr.pipelines.evaluate import read_rgb
 
 LIMIT = -0.05

@@ -104,6 +104,11 @@ class BurstModel(nn.Module):
         Returns:
             ``(B, 3, sH, sW)`` of the dtype of ``frames`` whatever the weights' is.
         """
+        enlarged = resize(frames[:, 0], scale=self.scale, phase=self.phase)
+        return enlarged + self.upsampler(self.trunk(self._fuse(frames, flows))).to(enlarged.dtype)
+
+    def _fuse(self, frames: Tensor, flows: Tensor | None) -> Tensor:
+        """What all frames say, in the place of the base frame: ``(B, C, H, W)``."""
         base = frames[:, 0]
         features = self._encode(base)
         encoded_base = self.encoder(features)
@@ -121,6 +126,4 @@ class BurstModel(nn.Module):
             part = torch.exp(score - top)
             total, weight, highest = total * keep + value.float() * part, weight * keep + part, top
         mean = (total / weight).to(features.dtype)
-        fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat([mean, features], dim=1)), 0.1))
-        enlarged = resize(base[:, :3], scale=self.scale, phase=self.phase)
-        return enlarged + self.upsampler(self.trunk(fused)).to(enlarged.dtype)
+        return features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat([mean, features], dim=1)), 0.1))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from msr.burst_simulation import Shake, SimulatedBurst, Trouble, simulate_raw_burst
 from msr.camera import develop
+from msr.degradation import to_tensor
 from msr.io.demosaic import demosaic_ahd
 from msr.io.raw_frame import RawFrame
 from msr.metrics import psnr, quantize
 from msr.ops.resize import resize
-from msr.pipelines.raw_input import decode_camera_rgb, encode_mosaics, find_motion
+from msr.pipelines.handheld import Shot, merge_shots
+from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics, find_motion
 
 # Output pixels left out at each border: frames shift by up to 4 pixels of their own.
 CROP = 16
@@ -69,6 +73,34 @@ def single_frame(burst: SimulatedBurst, scale: int) -> Tensor:
     return resize(rgb, scale=scale)[0].clamp(0.0, 1.0)
 
 
+def shot_of(burst: SimulatedBurst, index: int) -> Shot:
+    """One frame of a simulated burst as merging without training takes it.
+
+    Example:
+        >>> shot_of(protocol_burst(np.zeros((64, 96, 3), np.uint8), 0, 2, 4), 1).pixels.shape
+        torch.Size([1, 1, 16, 24])
+    """
+    if burst.sensor is None:
+        return Shot(to_tensor(burst.frames[index])[None], None, (1.0, 1.0, 1.0), None)
+    sensor = burst.sensor
+    pixels = torch.from_numpy(burst.mosaics[index])[None, None]
+    return Shot(pixels, sensor.pattern, sensor.white_balance, sensor.noise)
+
+
+def handheld(burst: SimulatedBurst, scale: float, count: int | None = None) -> Tensor:
+    """What merging without training makes of the first ``count`` frames (None: of all).
+
+    Returns:
+        ``(3, sH, sW)`` in the space of the burst: linear camera RGB, or sRGB.
+
+    Example:
+        >>> handheld(protocol_burst(np.zeros((128, 128, 3), np.uint8), 0, 2, 4), 4).shape
+        torch.Size([3, 128, 128])
+    """
+    loaders = [partial(shot_of, burst, index) for index in range(len(burst.frames))[:count]]
+    return merge_shots(loaders, scale).image[0].clamp(0.0, 1.0)
+
+
 def learned(burst: SimulatedBurst, model: torch.nn.Module, count: int | None = None) -> Tensor:
     """What a network of kind ``burst-raw`` makes of the first ``count`` frames (None: of all).
 
@@ -77,18 +109,19 @@ def learned(burst: SimulatedBurst, model: torch.nn.Module, count: int | None = N
 
     Example:
         >>> from msr.models import RawBurstModel
-        >>> burst = protocol_burst(np.zeros((64, 96, 3), np.uint8), 0, 2, 4)
+        >>> burst = protocol_burst(np.zeros((128, 128, 3), np.uint8), 0, 2, 4)
         >>> learned(burst, RawBurstModel(channels=8, blocks=1)).shape
-        torch.Size([3, 64, 96])
+        torch.Size([3, 128, 128])
     """
     sensor = burst.sensor
     assert sensor is not None
     mosaics = torch.from_numpy(burst.mosaics[:count])
-    frames = encode_mosaics(mosaics, sensor.pattern, sensor.white_balance, sensor.noise)
     device = next(model.parameters()).device
     with torch.inference_mode():
+        frames = encode_mosaics(mosaics, sensor.pattern, sensor.white_balance, sensor.noise)
         flows = find_motion(mosaics, sensor.pattern, sensor.white_balance)
-        result = model(frames[None].to(device), flows[None].to(device))[0].float().cpu()
+        merged = encode_camera_rgb(handheld(burst, float(model.scale), count), sensor.white_balance)  # type: ignore[arg-type]
+        result = model(*(x[None].to(device) for x in (frames, flows, merged)))[0].float().cpu()
     return decode_camera_rgb(result, sensor.white_balance)
 
 

@@ -15,7 +15,7 @@ from msr.camera import PATTERNS, develop, random_sensor
 from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
-from msr.pipelines.burst_protocol import learned, protocol_burst, raw_figures
+from msr.pipelines.burst_protocol import handheld, learned, protocol_burst, raw_figures
 from msr.pipelines.evaluate import read_rgb
 from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics
 from msr.train.config import Config
@@ -26,6 +26,8 @@ from msr.train.simulation import MotionRange
 
 # Low-resolution pixels around a RAW patch into which frames shift; even, so that the mosaic's pattern stays.
 _RAW_MARGIN = 8
+# Patches of each simulated burst.
+_PATCHES = 4
 # Side of the tiles whose motion is simulated, and its largest standard deviation, pixels.
 _TILE, _FLOW_ERROR = 8, 0.15
 
@@ -89,28 +91,33 @@ class BurstTask(MotionTask):
 class RawBurstTask(BurstTask):
     """RAW bursts simulated from photos: any camera, noise and pattern; now and then something moves or is wrong.
 
-    The network is given the motion about as `find_motion` would find it, so that it need not wait for a flow network.
+    The network is given the motion about as `find_motion` would find it, and what merging without training gives.
     """
 
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__(config, scale)
-        self.side = (config.train.patch + 2 * _RAW_MARGIN) * scale
+        self.side = (config.train.patch * 2 + 2 * _RAW_MARGIN) * scale
         self.crops = PhotoSet(Path(config.data.photos), self.side)
+        self._patches: list[dict[str, Tensor]] = []
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        settings = self.settings
-        count = int(rng.integers(2, settings.frames + 1)) if not settings.flow_only else settings.frames
-        items = [self._patch(count, rng) for _ in range(settings.batch)]
-        names = ("lr", "hr", "truth", "valid", "flows")
-        return dict(zip(names, (torch.stack(x) for x in zip(*items, strict=True)), strict=True))
+        batch = self.settings.batch
+        if len(self._patches) < batch:
+            # Merging needs more of the scene than a patch: each burst gives several. All have one number of frames.
+            count = int(rng.integers(2, self.settings.frames + 1))
+            pool = [patch for _ in range(batch) for patch in self._burst(count, rng)]
+            self._patches = [pool[i] for i in rng.permutation(len(pool))]
+        items, self._patches = self._patches[:batch], self._patches[batch:]
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         if self.settings.flow_only:
             return super().loss(model, batch)
-        return picture_loss(model(batch["lr"], batch["flows"]), batch["hr"], cast(LossName, self.settings.loss)), {}
+        picture = model(batch["lr"], batch["flows"], batch["merged"])
+        return picture_loss(picture, batch["hr"], cast(LossName, self.settings.loss)), {}
 
-    def _patch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """Frames, the original, the true flow to all frames but the first, where it holds, the flow as found."""
+    def _burst(self, count: int, rng: np.random.Generator) -> list[dict[str, Tensor]]:
+        """Patches of one burst: frames, original, true flow and where it holds, flow as found, merged picture."""
         crop = np.ascontiguousarray(augment(self.crops.crop(self.side, rng), rng))
         trouble = Trouble()
         if rng.random() < 0.2:
@@ -120,11 +127,23 @@ class RawBurstTask(BurstTask):
         shake = Shake(BURST_SHIFT, BURST_ROTATION, float(rng.choice([0.0, 0.0, 1.0])))
         sensor = random_sensor(rng, bits=int(rng.integers(10, 15)), pattern=str(rng.choice(PATTERNS)))
         burst = simulate_raw_burst(crop, count, self.scale, rng, shake=shake, sensor=sensor, trouble=trouble)
-        m, s = _RAW_MARGIN, self.scale
-        hr = encode_camera_rgb(burst.truth, sensor.white_balance)[..., m * s : -m * s, m * s : -m * s]
-        inner = (..., slice(m, -m), slice(m, -m))
-        flows, visible = burst.flows[1:], burst.visible[1:].float()
-        return _encoded(burst)[inner], hr, flows[inner], visible[inner], _as_found(flows, rng)[inner]
+        low = {
+            "lr": _encoded(burst),
+            "truth": burst.flows[1:],
+            "valid": burst.visible[1:].float(),
+            "flows": _as_found(burst.flows[1:], rng),
+        }
+        gains, s, side = sensor.white_balance, self.scale, self.settings.patch
+        high = {"hr": encode_camera_rgb(burst.truth, gains)}
+        high["merged"] = encode_camera_rgb(handheld(burst, s), gains)
+        patches = []
+        for _ in range(_PATCHES):
+            # Even places, so that the mosaic's pattern begins with the same colour.
+            y, x = (_RAW_MARGIN + 2 * int(rng.integers(0, side // 2 + 1)) for _ in range(2))
+            patch = {k: v[..., y : y + side, x : x + side].clone() for k, v in low.items()}
+            patch |= {k: v[..., s * y : s * (y + side), s * x : s * (x + side)].clone() for k, v in high.items()}
+            patches.append(patch)
+        return patches
 
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None

@@ -123,6 +123,16 @@ def test_burst_of_one_frame() -> None:
         assert make("burst")(frames).shape == (2, 3, 24, 20)
 
 
+def test_raw_burst_starts_from_the_merged_picture() -> None:
+    frames, merged = given("burst-raw", 5, 6), torch.rand(2, 3, 20, 24)
+    flows = torch.zeros(2, 2, 2, 5, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(make("burst-raw", stir=False)(frames, flows, merged), merged)
+        model = make("burst-raw")
+        added = model(frames, flows, merged) - merged
+        assert not torch.allclose(model(frames, flows, merged.flip(-1)) - merged.flip(-1), added, atol=1e-3)
+
+
 def test_raw_burst_sees_the_mosaic_and_the_noise() -> None:
     model, frames = make("burst-raw"), given("burst-raw", 8, 9)
     with torch.inference_mode():

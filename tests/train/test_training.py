@@ -138,7 +138,7 @@ def test_raw_burst(tmp_path: Path) -> None:
 
 
 def test_a_raw_batch_fits_together(tmp_path: Path) -> None:
-    settings = config("burst-raw", photo_folder(tmp_path, 2, 160), tmp_path / "a.safetensors", patch=48)
+    settings = config("burst-raw", photo_folder(tmp_path, 2, 240), tmp_path / "a.safetensors", patch=48)
     trainer = Trainer(settings)
     batch = trainer.task.sample(np.random.default_rng(0))
     lr, hr = batch["lr"], batch["hr"]
@@ -152,6 +152,7 @@ def test_a_raw_batch_fits_together(tmp_path: Path) -> None:
     def soft(x: torch.Tensor) -> torch.Tensor:  # noise is strong at a pixel, weak in the mean
         return torch.nn.functional.avg_pool2d(x, 8)
 
+    assert (soft(batch["merged"]) - soft(hr)).abs().mean() < 0.05
     base = lr[:, 0, :3]
     error = (soft(resize(base, scale=2)) - soft(hr)).abs().mean()
     shifted = (soft(resize(base.roll(2, -1), scale=2)) - soft(hr))[..., 1:].abs().mean()
