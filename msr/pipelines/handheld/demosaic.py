@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_BILINEAR = ((0.25, 0.5, 0.25), (0.5, 1.0, 0.5), (0.25, 0.5, 0.25))
+from msr.pipelines.handheld.filters import both_ways, box, filtered
 
 
 def colour_masks(mosaic: str, height: int, width: int, device: torch.device) -> Tensor:
@@ -20,22 +19,6 @@ def colour_masks(mosaic: str, height: int, width: int, device: torch.device) -> 
     channel = torch.tensor(["rgb".index(letter) for letter in mosaic], device=device).view(2, 2)
     one = (channel == torch.arange(3, device=device).view(3, 1, 1)).float()
     return one.repeat(1, (height + 1) // 2, (width + 1) // 2)[None, :, :height, :width]
-
-
-def filtered(x: Tensor, taps: Tensor | tuple, *, across: bool | None = None) -> Tensor:
-    """Filter each channel of ``(B, C, H, W)`` by 2-D taps, or by 1-D taps along rows or columns; edges are mirrored."""
-    kernel = torch.as_tensor(taps, device=x.device, dtype=x.dtype)
-    if kernel.dim() == 1:
-        kernel = kernel[None] if across else kernel[:, None]
-    reach = (kernel.shape[1] // 2, kernel.shape[1] // 2, kernel.shape[0] // 2, kernel.shape[0] // 2)
-    flat = x.reshape(-1, 1, *x.shape[2:])
-    return F.conv2d(mirrored(flat, reach), kernel[None, None]).view(x.shape)
-
-
-def mirrored(x: Tensor, reach: tuple[int, int, int, int]) -> Tensor:
-    """Pad left, right, top, bottom by mirroring, which keeps the colours of a mosaic in step; tiny pictures repeat."""
-    fits = max(reach[:2]) < x.shape[3] and max(reach[2:]) < x.shape[2]
-    return F.pad(x, reach, mode="reflect" if fits else "replicate")
 
 
 def demosaic(pixels: Tensor, mosaic: str, gains: tuple[float, float, float]) -> Tensor:
@@ -62,18 +45,17 @@ def demosaic(pixels: Tensor, mosaic: str, gains: tuple[float, float, float]) -> 
     gain = torch.tensor(gains, device=pixels.device).view(1, 3, 1, 1)
     balanced = pixels * (masks * gain).sum(dim=1, keepdim=True)
     green_here = masks[:, 1:2]
-    taps = (-0.25, 0.5, 0.5, 0.5, -0.25)
+    taps = torch.tensor([-0.25, 0.5, 0.5, 0.5, -0.25])
+    # The next pixel of the same colour lies two further on.
+    step = torch.tensor([0.0, 0.0, 1.0, 0.0, -1.0])
     greens, changes = [], []
     for across in (True, False):
-        green = filtered(balanced, torch.tensor(taps), across=across)
-        difference = (balanced - green) * (1 - green_here)
-        # The next pixel of the same colour lies two further on; at green pixels the difference is that of neighbours.
-        step = (0.0, 0.0, 1.0, 0.0, -1.0)
-        change = filtered(difference, torch.tensor(step), across=across).abs()
-        changes.append(F.avg_pool2d(mirrored(change, (3, 3, 3, 3)), 7, 1))
+        green = filtered(balanced, taps, across=across)
+        change = filtered((balanced - green) * (1 - green_here), step, across=across).abs()
+        changes.append(box(change, 3))
         greens.append(green)
     best = torch.where(changes[0] <= changes[1], greens[0], greens[1])
     green = torch.where(green_here > 0, balanced, best)
-    bilinear = torch.tensor(_BILINEAR)
-    red, blue = (green + filtered((balanced - green) * masks[:, c : c + 1], bilinear) for c in (0, 2))
+    bilinear = torch.tensor([0.5, 1.0, 0.5])
+    red, blue = (green + both_ways((balanced - green) * masks[:, c : c + 1], bilinear) for c in (0, 2))
     return torch.cat([red, green, blue], dim=1) / gain

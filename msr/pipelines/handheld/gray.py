@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from msr.pipelines.handheld.demosaic import colour_masks, filtered
+from msr.pipelines.handheld.demosaic import colour_masks
+from msr.pipelines.handheld.filters import both_ways
 
 
 def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float]) -> Tensor:
@@ -28,10 +29,11 @@ def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float
         tensor(0.5000)
     """
     if mosaic is None:
-        return pixels.mul(torch.tensor([0.25, 0.5, 0.25], device=pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        red, green, blue = pixels.split(1, dim=1)
+        return (red + blue).mul_(0.25).add_(green, alpha=0.5)
     gain = torch.tensor(gains, device=pixels.device).view(1, 3, 1, 1)
     balance = (colour_masks(mosaic, 2, 2, pixels.device) * gain).sum(1, keepdim=True)
     height, width = pixels.shape[2:]
     balanced = pixels * balance.repeat(1, 1, (height + 1) // 2, (width + 1) // 2)[..., :height, :width]
     taps = torch.tensor([0.25, 0.5, 0.25])
-    return filtered(filtered(balanced, taps, across=True), taps, across=False).clamp(min=0).sqrt()
+    return both_ways(balanced, taps).clamp(min=0).sqrt()

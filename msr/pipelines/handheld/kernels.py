@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msr.pipelines.handheld.demosaic import mirrored
+from msr.pipelines.handheld.filters import box
 
 
 def covariances(gray: Tensor, noise: float, detail: float, flat: float, stretch: float) -> Tensor:
@@ -32,7 +32,7 @@ def covariances(gray: Tensor, noise: float, detail: float, flat: float, stretch:
     padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
     gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, xy, yy = F.avg_pool2d(mirrored(torch.cat([gx * gx, gx * gy, gy * gy], dim=1), (2, 2, 2, 2)), 5, 1).unbind(1)
+    xx, xy, yy = box(torch.cat([gx * gx, gx * gy, gy * gy], dim=1), 2).unbind(1)
     # A central difference of noise has half its variance.
     floor = noise * noise / 2
     xx, yy = (xx - floor).clamp(min=0), (yy - floor).clamp(min=0)

@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from msr.errors import InputError
 from msr.ops.kernel_merge import kernel_merge
-from msr.ops.resize import resize
 from msr.pipelines.handheld.align import Aligner, Motion
-from msr.pipelines.handheld.demosaic import demosaic
 from msr.pipelines.handheld.gray import gray_of
 from msr.pipelines.handheld.kernels import covariances
 from msr.pipelines.handheld.noise import estimate_noise
-from msr.pipelines.handheld.restore import restore
+from msr.pipelines.handheld.restore import Sums, luma_of, restore
 from msr.pipelines.handheld.robustness import Judge, guide_of, guide_variance
 from msr.pipelines.handheld.shot import Shot
+from msr.pipelines.handheld.single import single_picture
 
 #: Standard deviations of the merging kernels, in pixels of the frames: where there is texture, and where there is none.
 DETAIL, FLAT, STRETCH = 0.28, 0.5, 2.0
@@ -190,15 +189,11 @@ class _Merger:
         return FrameUse(index, motion, trust, exposure, used)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        shot = self.shot
-        single = shot.pixels if shot.mosaic is None else demosaic(shot.pixels, shot.mosaic, shot.gains)
-        single = resize(single, scale=self.scale)
-        others = self.weight.sub_(self.own)
-        weight = others.mean(1, keepdim=True)
+        single = single_picture(self.shot, self.scale)
+        weight = luma_of(self.weight - self.own)
         if self.alone:
             return single, weight
-        image = restore(self.total, others, self.own, single, shot.gains, self.scale, DETAIL)
-        return image, weight
+        return restore(Sums(self.total, self.weight, self.own), single, self.shot.gains, self.scale, DETAIL), weight
 
 
 def _gray_noise(gray: Tensor, shot: Shot) -> float:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from msr.pipelines.handheld.demosaic import filtered
+from msr.pipelines.handheld.filters import both_ways
 
 _REACH = 5
-_LUMA = (0.25, 0.5, 0.25)
 #: Power of noise over that of detail, for the inverse filter; how often it is applied.
 _NOISE, _STEPS = 0.1, 2
 #: Weight at which the merge and the single frame are mixed half and half.
 _SATURATION = 0.5
 #: Standard deviation of what smooths colours, in pixels of the result.
 _COLOUR = 0.8
+#: Side of the parts worked on one after the other, and how much around them they see.
+_TILE, _HALO = 512, 24
 
 
 def _frequencies() -> Tensor:
@@ -62,15 +64,26 @@ def inverse_taps(scale: float, width: float, noise: float) -> Tensor:
     return _taps(inverse / inverse[0], omega)
 
 
-def restore(
-    total: Tensor,
-    others: Tensor,
-    own: Tensor,
-    single: Tensor,
-    gains: tuple[float, float, float],
-    scale: float,
-    width: float,
-) -> Tensor:
+@dataclass(frozen=True)
+class Sums:
+    """What the frames add up to on the fine grid, each ``(1, 3, H, W)``.
+
+    Attributes:
+        total: values times weights.
+        weight: weights of all frames.
+        own: weights of the base alone.
+    """
+
+    total: Tensor
+    weight: Tensor
+    own: Tensor
+
+    def part(self, rows: slice, columns: slice) -> Sums:
+        """A part of the grid."""
+        return Sums(*(x[..., rows, columns] for x in (self.total, self.weight, self.own)))
+
+
+def restore(sums: Sums, single: Tensor, gains: tuple[float, float, float], scale: float, width: float) -> Tensor:
     """Make the sharp picture of the sums of a merge.
 
     Where the other frames count little, it is the single frame. Elsewhere the brightness is made such that, blurred, it
@@ -81,9 +94,7 @@ def restore(
     gray for the most part, and red and blue are known half as well as green.
 
     Args:
-        total: ``(1, 3, H, W)``, sum of values times weights, with the base's.
-        others: ``(1, 3, H, W)``, sum of weights without the base's.
-        own: the same of the base alone.
+        sums: of the merge.
         single: ``(1, 3, H, W)``, the picture that the base alone gives.
         gains: white balance, with which colours differ least.
         scale: enlargement.
@@ -94,30 +105,51 @@ def restore(
 
     Example:
         >>> x = torch.rand(1, 3, 12, 12)
-        >>> restore(x, 0 * x, 1 + 0 * x, x, (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
+        >>> alone = Sums(0 * x, 1 + 0 * x, 1 + 0 * x)
+        >>> restore(alone, x, (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
         True
     """
-    blur, inverse = (taps.to(total) for taps in (blur_taps(scale, width), inverse_taps(scale, width, _NOISE)))
+    taps = blur_taps(scale, width), inverse_taps(scale, width, _NOISE)
+    gain = torch.tensor(gains, device=single.device).view(1, 3, 1, 1)
+    out = torch.empty_like(single)
+    height, across = single.shape[2:]
+    # Parts that stay in the processor's cache; a GPU takes larger ones.
+    side = _TILE if single.device.type == "cpu" else 4 * _TILE
+    for top in range(0, height, side):
+        for left in range(0, across, side):
+            bottom, right = min(top + side, height), min(left + side, across)
+            y, x = max(top - _HALO, 0), max(left - _HALO, 0)
+            place = slice(y, min(bottom + _HALO, height)), slice(x, min(right + _HALO, across))
+            part = _restore_part(sums.part(*place), single[..., place[0], place[1]], gain, taps)
+            out[..., top:bottom, left:right] = part[..., top - y : bottom - y, left - x : right - x]
+    return out
+
+
+def _restore_part(sums: Sums, single: Tensor, gain: Tensor, taps: tuple[Tensor, Tensor]) -> Tensor:
+    others = sums.weight - sums.own
     trust = others / (others + _SATURATION)
-    merged = total / (others + own).clamp(min=1e-12)
-    gain = torch.tensor(gains, device=total.device).view(1, 3, 1, 1)
-    start = torch.lerp(single, merged, trust) * gain
-    shares = torch.tensor(_LUMA, device=total.device).view(1, 3, 1, 1)
-    luma = (start * shares).sum(1, keepdim=True)
-    luma_trust = (trust * shares).sum(1, keepdim=True)
-    colour, known = start - luma, trust + 1e-3
-    n = torch.arange(-3, 4, device=total.device)
+    start = torch.lerp(single, sums.total / sums.weight.clamp(min=1e-12), trust) * gain
+    luma, luma_trust = luma_of(start), luma_of(trust)
+    n = torch.arange(-3, 4)
     smooth = torch.exp(-0.5 * (n / _COLOUR) ** 2)
     smooth = smooth / smooth.sum()
+    colour, known = (start - luma)[:, ::2], trust[:, ::2] + 1e-3
     smoothed = both_ways(colour * known, smooth) / both_ways(known, smooth)
     # Where the frame stands alone its colours are left as they are, too.
-    colour = torch.lerp(colour, smoothed, luma_trust)
+    red, blue = torch.lerp(colour, smoothed, luma_trust).split(1, dim=1)
     sharp = luma
     for _ in range(_STEPS):
-        sharp = sharp + both_ways((luma - both_ways(sharp, blur)) * luma_trust, inverse)
-    return (sharp + colour) / gain
+        sharp = sharp + both_ways((luma - both_ways(sharp, taps[0])) * luma_trust, taps[1])
+    # As brightness is the sum of a quarter of red and blue and half of green:
+    return torch.cat([sharp + red, sharp - (red + blue) / 2, sharp + blue], dim=1) / gain
 
 
-def both_ways(x: Tensor, taps: Tensor) -> Tensor:
-    """Filter across rows, then down columns."""
-    return filtered(filtered(x, taps, across=True), taps, across=False)
+def luma_of(x: Tensor) -> Tensor:
+    """Brightness as the mosaic sees it, ``(1, 1, H, W)``: a quarter of red and of blue, half of green.
+
+    Example:
+        >>> float(luma_of(torch.ones(1, 3, 1, 1)))
+        1.0
+    """
+    red, green, blue = x.split(1, dim=1)
+    return (red + blue).mul_(0.25).add_(green, alpha=0.5)

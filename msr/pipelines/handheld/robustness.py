@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from msr.camera import inverse_srgb_curve
 from msr.ops.flow_warp import flow_warp
-from msr.pipelines.handheld.demosaic import mirrored
+from msr.pipelines.handheld.filters import box, mirrored
 
 #: Share of the local variance that a difference may have because frames sample fine detail at different places.
 _ALIASING = 0.10
@@ -41,7 +41,7 @@ def guide_variance(guide: Tensor, noise: tuple[float, float], mosaic: str | None
 
 
 def _mean(x: Tensor) -> Tensor:
-    return F.avg_pool2d(mirrored(x, (1, 1, 1, 1)), 3, 1)
+    return box(x, 1)
 
 
 class Judge:
@@ -58,7 +58,7 @@ class Judge:
     """
 
     def __init__(self, guide: Tensor, variance: Tensor) -> None:
-        self.guide, self.mean = guide, _mean(guide)
+        self.mean = _mean(guide)
         self.spread = (_mean(guide.square()) - self.mean.square() - variance).clamp(min=0)
         # Means of nine pixels on both sides; and a warped frame is a little smoother.
         self.expected = 2 * _mean(variance) / 9 + 1e-7 + _ALIASING * self.spread
@@ -77,11 +77,13 @@ class Judge:
 
     def exposure(self, guide: Tensor, flow: Tensor, *, linear: bool) -> float:
         """How many times the base's light a frame got: the median over what is neither dark nor saturated."""
-        ours, theirs = self.mean, _mean(flow_warp(guide, flow, padding_mode="border"))
+        warped = _mean(flow_warp(guide, flow, padding_mode="border"))
+        skip = max(1, int((warped[0, 0].numel() / 1e5) ** 0.5))
+        ours, theirs = (x[..., ::skip, ::skip] for x in (self.mean, warped))
         if not linear:
             ours, theirs = inverse_srgb_curve(ours), inverse_srgb_curve(theirs)
         least = float(ours.median()) / 4
-        clear = (ours > least) & (theirs > least / 4) & (self.guide < 0.9) & (theirs < 0.8)
+        clear = (ours > least) & (theirs > least / 4) & (ours < 0.8) & (theirs < 0.8)
         if int(clear.sum()) < 16:
             return 1.0
         return float((theirs[clear] / ours[clear]).median())
