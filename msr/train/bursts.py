@@ -94,6 +94,8 @@ class RawBurstTask(BurstTask):
     The network is given the motion about as `find_motion` would find it, and what merging without training gives.
     """
 
+    measure = "PSNR in sRGB"
+
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__(config, scale)
         self.side = (config.train.patch * 2 + 2 * _RAW_MARGIN) * scale

@@ -242,7 +242,7 @@ def train(config: Path, *, resume: bool = False) -> Path:
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
     figures = {}
     if settings.data.validation:
-        figures["validation PSNR-Y, dB"] = round(trainer.validate(), 2)
+        figures[f"validation {trainer.task.measure}, dB"] = round(trainer.validate(), 2)
         note({**figures, "final": True})
     card = json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1)
     trainer.output.with_suffix(".json").write_text(card + "\n")

@@ -29,6 +29,8 @@ def side_by_side(*pictures: Tensor) -> np.ndarray:
 class MotionTask:
     """What clips and bursts share: simulated frames, their flow, its loss."""
 
+    measure = "PSNR-Y"
+
     def __init__(self, config: Config, scale: int, motion: MotionRange) -> None:
         self.scale = scale
         self.settings = config.train

@@ -23,7 +23,9 @@ from msr.train.simulation import MotionRange
 
 
 class Task(Protocol):
-    """Batches, loss and validation of one kind of model."""
+    """Batches, loss and validation of one kind of model; ``measure`` says what validation gives, in decibels."""
+
+    measure: str
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]: ...
 
@@ -34,6 +36,8 @@ class Task(Protocol):
 
 class ImageTask:
     """Crops of photos, degraded."""
+
+    measure = "PSNR-Y"
 
     def __init__(self, config: Config, scale: int) -> None:
         self.scale = scale
