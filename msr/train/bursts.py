@@ -95,6 +95,8 @@ class RawBurstTask(BurstTask):
     """
 
     measure = "PSNR in sRGB"
+    # Batches that one round of simulated bursts lasts for.
+    period = _PATCHES
 
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__(config, scale)
