@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ def make_frames(photo: Path, folder: Path, count: int, size: tuple[int, int]) ->
     paths = []
     for index, frame in enumerate(raw_frames(burst)):
         paths.append(folder / f"{index}.dng")
-        io.write_dng(paths[-1], type(frame)(**{**vars(frame), "mosaic": np.tile(frame.mosaic, (2, 2))}))
+        io.write_dng(paths[-1], replace(frame, mosaic=np.tile(frame.mosaic, (2, 2))))
     return paths
 
 
