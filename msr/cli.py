@@ -121,9 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
 
     evaluate = commands.add_parser("eval", help="measure models by a named protocol")
-    evaluate.add_argument("protocol", metavar="PROTOCOL", help="name of the protocol")
+    evaluate.add_argument("--protocol", required=True, metavar="NAME", help="what is measured how (docs/protocols.md)")
     evaluate.add_argument("data", type=Path, metavar="DATA", help="folder of originals")
-    evaluate.add_argument("--model", nargs="+", required=True, metavar="NAME", help="models to compare: names or files")
+    evaluate.add_argument("--model", nargs="+", default=[], metavar="NAME", help="models to compare: names or files")
+    evaluate.add_argument(
+        "--results", nargs="+", default=[], type=Path, metavar="FOLDER", help="results of others, named as DATA is"
+    )
     evaluate.add_argument("--limit", type=int, metavar="N", help="use only the first N originals")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
     _add_device_options(evaluate)
@@ -309,6 +312,7 @@ def _eval(options: argparse.Namespace) -> None:
         options.protocol,
         options.data,
         options.model,
+        results=options.results,
         device=options.device,
         dtype=options.dtype,
         limit=options.limit,

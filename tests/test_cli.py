@@ -87,7 +87,7 @@ BAD = {
     "unknown device": (["image", "a.png", "-o", "out.png", "--device", "abacus", *IMAGE], 2, "abacus"),
     "unknown dtype": (["video", "a.mp4", "-o", "out.mp4", "--dtype", "int4", *VIDEO], 2, "int4"),
     "missing config": (["train", "none.toml"], 2, "none.toml"),
-    "unknown protocol": (["eval", "nothing", "folder", "--model", *IMAGE[1:]], 2, "nothing"),
+    "unknown protocol": (["eval", "--protocol", "nothing", "folder", "--model", *IMAGE[1:]], 2, "nothing"),
 }
 
 

@@ -1,9 +1,8 @@
-"""The named evaluation protocols: originals in, a table of figures out."""
+"""Evaluation by a named protocol: originals in, a table of figures out."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,40 +10,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msr.degradation import BURST_NOISE, PHASES, DegradationName, burst_from_photo, degrade, to_tensor
+from msr.degradation import BURST_NOISE, PHASES, burst_from_photo, degrade, to_tensor
 from msr.errors import InputError
 from msr.io.frames import image_files
 from msr.io.image import convert_depth, read_image
-from msr.metrics import luma, psnr, quantize
+from msr.metrics import luma, quantize
 from msr.ops.resize import resize
-from msr.pipelines.burst_protocol import CROP, learned, protocol_burst, raw_figures, single_frame
+from msr.pipelines.burst_protocol import learned, protocol_burst, raw_figures, single_frame
 from msr.pipelines.choose import choose_model
+from msr.pipelines.figures import (
+    SMALLEST,
+    Perceptual,
+    Table,
+    TableMaker,
+    in_8_bits,
+    load_lpips,
+    mean_known,
+    measure,
+)
+from msr.pipelines.protocols import PROTOCOLS, Protocol
+from msr.pipelines.published import clips_for, results_for
+from msr.pipelines.shift import GlobalShift
+from msr.pipelines.steadiness import Steadiness
 
-BURST_COUNTS = (2, 4, 8)
+BURST_COUNTS = (1, 2, 4, 8)
 RAW_COUNT = 15
 
-# Eight pixels: what most video papers leave out.
-_CLIP_CROP = 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """Figures in rows; the last row is the mean."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def as_json(self) -> str:
-        """The table as a JSON object with ``title``, ``columns`` and ``rows``."""
-        return json.dumps({"title": self.title, "columns": self.columns, "rows": self.rows}, indent=1)
+#: Results that lie further than this off the original, in its pixels, are of another phase: their figures mean nothing.
+LARGEST_SHIFT = 0.5
 
 
 @dataclass(frozen=True)
 class _Setting:
+    protocol: Protocol
     models: list[tuple[str, nn.Module]]
+    results: list[Path]
     scale: int
+    crop: int
     device: torch.device
+    limit: int | None
+    perceptual: Perceptual | None
+
+
+#: Name of an original, name of a method, its figures.
+_Row = tuple[str, str, list[float]]
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -58,180 +67,205 @@ def crop_to_multiple(x: Tensor, scale: int) -> Tensor:
     return x[..., : x.shape[-2] // scale * scale, : x.shape[-1] // scale * scale]
 
 
-def _read_original(path: Path, scale: int, crop: int) -> np.ndarray:
-    """A picture as (H, W, 3) uint8; InputError where the crop at its borders would leave nothing of it."""
+def _read_original(path: Path, multiple: int, crop: int) -> np.ndarray:
+    """A picture as (H, W, 3) uint8 cut to a multiple; InputError where the crop would leave too little of it."""
     picture = read_rgb(path)
-    if min(picture.shape[:2]) // scale * scale <= 2 * crop:
-        raise InputError(f"{path} is too small for this protocol: it leaves {crop} pixels out at each border")
-    return picture
+    height, width = (n // multiple * multiple for n in picture.shape[:2])
+    if min(height, width) < 2 * crop + SMALLEST:
+        left_out = f"it leaves {crop} pixels out at each border and needs {SMALLEST} between them"
+        raise InputError(f"{path} is too small for this protocol: {left_out}")
+    return picture[:height, :width]
 
 
-def _psnr_y(sr: Tensor, hr: Tensor, crop: int) -> float:
-    return psnr(luma(quantize(sr.float().cpu())), luma(hr), crop=crop)
+def _read_result(path: Path, original: np.ndarray, scale: int) -> np.ndarray:
+    """A published result as (H, W, 3) uint8 of the original's size, which was cut to a multiple of the scale."""
+    picture = read_rgb(path)
+    height, width = original.shape[:2]
+    if not (0 <= picture.shape[0] - height < scale and 0 <= picture.shape[1] - width < scale):
+        raise InputError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, the original is {width}x{height}")
+    return picture[:height, :width]
 
 
-def _photos(
-    data: Path, limit: int | None, setting: _Setting, name: DegradationName
-) -> Iterator[tuple[str, list[float]]]:
+def _check_place(path: Path, shift: GlobalShift) -> None:
+    x, y = shift.found
+    if np.hypot(x, y) > LARGEST_SHIFT:
+        raise InputError(f"{path} lies {x:+.1f} pixels in x and {y:+.1f} in y off the original: it is of another phase")
+
+
+def _photos(data: Path, setting: _Setting) -> Iterator[_Row]:
+    protocol, scale, crop = setting.protocol, setting.scale, setting.crop
+    paths = image_files(data)
+    published = [(folder.name, results_for(folder, paths)) for folder in setting.results]
     rng = np.random.default_rng(0)
-    for path in image_files(data)[:limit]:
-        hr = crop_to_multiple(to_tensor(_read_original(path, setting.scale, setting.scale))[None], setting.scale)
-        lr = quantize(degrade(hr, name, setting.scale, rng))
-        results = [resize(lr, scale=setting.scale, phase=PHASES[name])]
-        results += [model(lr.to(setting.device)) for _, model in setting.models]
-        yield path.stem, [_psnr_y(sr, hr, setting.scale) for sr in results]
+
+    def figures(sr: Tensor, hr: Tensor) -> list[float]:
+        return measure(in_8_bits(sr), hr, protocol, crop, setting.perceptual)
+
+    for path in paths[: setting.limit]:
+        original = _read_original(path, scale, crop)
+        hr = to_tensor(original)
+        lr = quantize(degrade(hr[None], protocol.degradation, scale, rng))
+        yield path.stem, "cubic", figures(resize(lr, scale=scale, phase=PHASES[protocol.degradation])[0], hr)
+        for name, model in setting.models:
+            yield path.stem, name, figures(model(lr.to(setting.device))[0], hr)
+        for name, files in published:
+            sr, shift = to_tensor(_read_result(files[path.stem], original, scale)), GlobalShift(scale)
+            _add_pair(shift, sr, hr, crop)
+            _check_place(files[path.stem], shift)
+            yield path.stem, name, figures(sr, hr)
 
 
-def _clips(
-    data: Path, limit: int | None, setting: _Setting, name: DegradationName
-) -> Iterator[tuple[str, list[float]]]:
-    folders = sorted(p for p in data.iterdir() if p.is_dir())[:limit]
-    if not folders:
+def _add_pair(shift: GlobalShift, sr: Tensor, hr: Tensor, crop: int) -> None:
+    shift.add(*(luma(x)[0, crop:-crop, crop:-crop].double().numpy() for x in (sr, hr)))
+
+
+def _clips(data: Path, setting: _Setting) -> Iterator[_Row]:
+    protocol, scale = setting.protocol, setting.scale
+    clips = sorted(p for p in data.iterdir() if p.is_dir())
+    if not clips:
         raise InputError(f"{data}: holds no folders of frames")
+    published = [(folder.name, clips_for(folder, clips)) for folder in setting.results]
     rng = np.random.default_rng(0)
-    for folder in folders:
-        originals = [to_tensor(_read_original(p, setting.scale, _CLIP_CROP)) for p in image_files(folder)]
+    for clip in clips[: setting.limit]:
+        paths = image_files(clip)
+        originals = [_read_original(path, scale, setting.crop) for path in paths]
         if len({x.shape for x in originals}) > 1:
-            raise InputError(f"{folder}: its frames differ in size")
-        hr = crop_to_multiple(torch.stack(originals), setting.scale)
-        lr = quantize(degrade(hr, name, setting.scale, rng))
-        figures = []
-        for model in [None, *(m for _, m in setting.models)]:
-            frames = _upscale_clip(model, lr.to(setting.device), setting.scale, name)
-            values = [_psnr_y(sr, truth, _CLIP_CROP) for sr, truth in zip(frames, hr, strict=True)]
-            figures.append(float(np.mean(values)))
-        yield folder.name, figures
+            raise InputError(f"{clip}: its frames differ in size")
+        lr = torch.cat([quantize(degrade(to_tensor(x)[None], protocol.degradation, scale, rng)) for x in originals])
+        for name, model in [("cubic", None), *setting.models]:
+            yield clip.name, name, _clip_figures(_upscale_clip(model, lr, setting), originals, setting)
+        for name, folders in published:
+            files, shift = results_for(folders[clip.name], paths), GlobalShift(scale)
+            pairs = zip(paths, originals, strict=True)
+            frames = (to_tensor(_read_result(files[path.stem], original, scale)) for path, original in pairs)
+            values = _clip_figures(frames, originals, setting, shift)
+            _check_place(folders[clip.name], shift)
+            yield clip.name, name, values
 
 
-def _upscale_clip(model: nn.Module | None, lr: Tensor, scale: int, name: DegradationName) -> Iterator[Tensor]:
+def _clip_figures(
+    frames: Iterable[Tensor], originals: list[np.ndarray], setting: _Setting, shift: GlobalShift | None = None
+) -> list[float]:
+    """PSNR and SSIM as means over all frames, tOF, LPIPS; ``shift`` is told every frame."""
+    values, steadiness = [], Steadiness(setting.crop)
+    for frame, original in zip(frames, originals, strict=True):
+        sr, hr = in_8_bits(frame), to_tensor(original)
+        values.append(measure(sr, hr, setting.protocol, setting.crop, setting.perceptual))
+        steadiness.add(sr.mul(255).round().byte().permute(1, 2, 0).numpy(), original)
+        if shift is not None:
+            _add_pair(shift, sr, hr, setting.crop)
+    means = [mean_known(column) for column in zip(*values, strict=True)]
+    return [*means[:2], steadiness.mean, *means[2:]]
+
+
+def _upscale_clip(model: nn.Module | None, lr: Tensor, setting: _Setting) -> Iterator[Tensor]:
     """The frames of a clip by cubic enlargement, an image model or a video model, one after the other."""
-    state = None
+    state, last = None, lr.shape[0] - 1
     for t in range(lr.shape[0]):
-        frame = lr[t : t + 1]
+        frame = lr[t : t + 1].to(setting.device)
         if model is None:
-            yield resize(frame, scale=scale, phase=PHASES[name])[0]
+            yield resize(frame, scale=setting.scale, phase=PHASES[setting.protocol.degradation])[0]
         elif model.kind == "image":
             yield model(frame)[0]
         else:
-            sr, state = model.step(frame, lr[None, min(t + 1, lr.shape[0] - 1)][None], state)  # type: ignore[operator]
+            future = lr[None, min(t + 1, last)][None].to(setting.device)
+            sr, state = model.step(frame, future, state)  # type: ignore[operator]
             yield sr[0]
 
 
-def _bursts(
-    data: Path, limit: int | None, setting: _Setting, name: DegradationName
-) -> Iterator[tuple[str, list[float]]]:
-    for index, path in enumerate(image_files(data)[:limit]):
-        photo, rng = _read_original(path, setting.scale, 2 * setting.scale), np.random.default_rng(index)
-        frames, hr = burst_from_photo(photo, max(BURST_COUNTS), setting.scale, rng, BURST_NOISE)
-        results = [resize(frames[:1], scale=setting.scale)]
-        for _, model in setting.models:
+def _bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
+    scale, crop = setting.scale, setting.crop
+    for index, path in enumerate(image_files(data)[: setting.limit]):
+        photo, rng = _read_original(path, scale, crop), np.random.default_rng(index)
+        frames, hr = burst_from_photo(photo, max(BURST_COUNTS), scale, rng, BURST_NOISE)
+        results = [("cubic", resize(frames[:1], scale=scale))]
+        for name, model in setting.models:
             if model.kind == "image":
-                results.append(model(frames[:1].to(setting.device)))
-            else:
-                results += [model(frames[None, :n].to(setting.device)) for n in (1, *BURST_COUNTS)]
-        # Frames shift by 4 pixels, so that the border of the picture is seen by some of them only.
-        yield path.stem, [_psnr_y(sr, hr[None], 2 * setting.scale) for sr in results]
+                results.append((name, model(frames[:1].to(setting.device))))
+                continue
+            for count in BURST_COUNTS:
+                sr = model(frames[None, :count].to(setting.device))
+                results.append((f"{name}, {count} frame{'s' * (count > 1)}", sr))
+        for name, sr in results:
+            yield path.stem, name, measure(in_8_bits(sr[0]), hr, setting.protocol, crop, setting.perceptual)
 
 
-def _raw_bursts(
-    data: Path, limit: int | None, setting: _Setting, name: DegradationName
-) -> Iterator[tuple[str, list[float]]]:
-    for index, path in enumerate(image_files(data)[:limit]):
-        burst = protocol_burst(_read_original(path, 2 * setting.scale, CROP), index, RAW_COUNT, setting.scale)
-        results = [single_frame(burst, setting.scale), *(learned(burst, model) for _, model in setting.models)]
-        yield path.stem, [figure for result in results for figure in raw_figures(result, burst)]
+def _raw_bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
+    for index, path in enumerate(image_files(data)[: setting.limit]):
+        # Twice the scale: the mosaic has whole tiles of two by two.
+        photo = _read_original(path, 2 * setting.scale, setting.crop)
+        burst = protocol_burst(photo, index, RAW_COUNT, setting.scale)
+        yield path.stem, "single", [*raw_figures(single_frame(burst, setting.scale), burst)]
+        for name, model in setting.models:
+            yield path.stem, name, [*raw_figures(learned(burst, model), burst)]
 
 
-_Rows = Callable[[Path, int | None, _Setting, DegradationName], Iterator[tuple[str, list[float]]]]
-
-# Name: what makes the rows, the degradation, the kinds of models it takes.
-PROTOCOLS: dict[str, tuple[_Rows, DegradationName, tuple[str, ...]]] = {
-    "image-bi": (_photos, "bi", ("image",)),
-    "image-bd": (_photos, "bd", ("image",)),
-    "video-bd": (_clips, "bd", ("image", "video")),
-    "video-bi": (_clips, "bi", ("image", "video")),
-    "burst": (_bursts, "box", ("image", "burst")),
-    "burst-raw-x4": (_raw_bursts, "raw", ("burst-raw",)),
-}
-
-
-def _columns(protocol: str, models: list[tuple[str, nn.Module]]) -> list[str]:
-    if protocol == "burst-raw-x4":
-        return [
-            "",
-            *(f"{name}, {space}" for name in ("single", *(n for n, _ in models)) for space in ("sRGB", "linear")),
-        ]
-    columns = ["", "cubic"]
-    for name, model in models:
-        if protocol == "burst" and model.kind == "burst":
-            columns += [f"{name}, {n} frame{'s' * (n > 1)}" for n in (1, *BURST_COUNTS)]
-        else:
-            columns.append(name)
-    return columns
+_ROWS = {"photos": _photos, "clips": _clips, "bursts": _bursts, "raw bursts": _raw_bursts}
 
 
 def evaluate(
     protocol: str,
     data: Path,
-    models: list[str],
+    models: Sequence[str],
     *,
+    results: Sequence[Path] = (),
     device: str = "auto",
     dtype: str = "float32",
     limit: int | None = None,
 ) -> Table:
-    """Measure models by a named protocol.
+    """Measure models, and results that other programs have written, by a named protocol.
 
-    All protocols but the last degrade the originals, keep the result in 8 bits, and give PSNR in decibels on the Y
-    channel of 8-bit results:
-
-    - ``image-bi``: MATLAB cubic; the crop is the scale (Set5 and Set14 as usual).
-    - ``image-bd``, ``video-bd``: Gaussian blur of sigma 1.6, then every ``scale``-th pixel; the crop is the scale for
-      photos, 8 pixels for clips (mean over all frames; image models run frame by frame).
-    - ``video-bi``: clips under MATLAB cubic.
-    - ``burst``: 8 frames of each photo, shifted by up to 4 low-resolution pixels, turned by up to a degree, reduced by
-      area, noise of sigma 0.01; the crop is twice the scale.
-    - ``burst-raw-x4``: RAW bursts of 15 frames (`msr.burst_simulation.simulate_raw_burst`, seeded by the number of the
-      photo), the same shifts and turns; PSNR of RGB, developed to 8-bit sRGB and in linear camera RGB; the crop is 16.
+    The protocols reduce the originals, keep the outcome in 8 bits, enlarge it by each method, and compare 8-bit
+    results with the originals; docs/protocols.md defines each.
 
     Args:
-        protocol: one of the names above.
-        data: a folder of photos; for clips a folder of folders of frames.
-        models: names or weights files, of one scale.
+        protocol: ``sisr-x2-y``, ``sisr-x3-y``, ``sisr-x4-y``, ``sisr-x4-bd-y``, ``vsr-x2-bi-y``, ``vsr-x4-bi-y``,
+            ``vsr-x4-bd-y``, ``vsr-x4-bi-rgb``, ``burst`` or ``burst-raw-x4``.
+        data: a folder of photos; for ``vsr`` a folder of folders of frames.
+        models: names or weights files.
+        results: folders of results, named and arranged as the originals are; for ``sisr`` and ``vsr``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights.
         limit: use only so many photos or clips, the first by name.
 
     Returns:
-        A row for each photo or clip and the mean; the columns are cubic enlargement at the right phase (for RAW of the
-        base frame as LibRaw demosaics it) and the models.
+        A row for each original and method, then the mean of each method. PSNR (dB) and SSIM; tOF (pixels) of clips;
+        LPIPS where it is at hand. The first method is cubic enlargement at the right phase (``single``, for RAW: of
+        the base frame as LibRaw demosaics it).
 
     Raises:
-        InputError: no such protocol, folder or model, models that the protocol does not take, or originals that are
-            too small or, in a clip, of different sizes.
+        InputError: no such protocol, folder or model; models that the protocol does not take; originals that are too
+            small or, in a clip, of different sizes; results that are missing, too many, of another size, or shifted
+            by more than half a pixel.
 
     Example:
-        >>> evaluate("image-bi", Path("Set5"), ["image-x4"]).rows[-1]    # doctest: +SKIP
-        ['mean', '28.43', '31.40']
+        >>> evaluate("sisr-x4-y", Path("Set5"), ["image-x4"]).rows[-1]    # doctest: +SKIP
+        ['mean', 'image-x4', '31.43', '0.8863']
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"unknown protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    wanted = PROTOCOLS[protocol]
     if not data.is_dir():
         raise InputError(f"{data}: no such folder")
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1, got {limit}")
-    if not models:
-        raise InputError("no model to evaluate: name at least one with --model")
-    rows_of, degradation, kinds = PROTOCOLS[protocol]
-    scale = 4 if protocol == "burst-raw-x4" else None
-    first = choose_model(kinds, scale, models[0], device, dtype)
-    others = [choose_model(kinds, first.scale, name, device, dtype) for name in models[1:]]
-    loaded = [(Path(name).stem, chosen.module) for name, chosen in zip(models, [first, *others], strict=True)]
-    setting = _Setting(loaded, first.scale, first.device)
-    rows, figures = [], []
+    if results and wanted.of not in ("photos", "clips"):
+        raise InputError(f"the protocol {protocol} takes no folders of results: its bursts are made on the spot")
+    if not models and (wanted.scale is None or not results):
+        raise InputError("no model to evaluate: name at least one with --model, or results with --results")
+    scale, loaded, place = wanted.scale, [], torch.device("cpu")
+    for name in models:
+        chosen = choose_model(wanted.kinds, scale, name, device, dtype)
+        scale, place = chosen.scale, chosen.device
+        loaded.append((Path(name).stem, chosen.module))
+    assert scale is not None
+    perceptual = None if wanted.of == "raw bursts" else load_lpips(place)
+    crop = wanted.crop or 2 * scale
+    setting = _Setting(wanted, loaded, list(results), scale, crop, place, limit, perceptual)
+    names = ["PSNR", "SSIM"] if wanted.of != "raw bursts" else ["sRGB PSNR", "linear PSNR"]
+    names += ["tOF"] * (wanted.of == "clips") + ["LPIPS"] * (perceptual is not None)
+    maker = TableMaker(names)
     with torch.inference_mode():
-        for label, values in rows_of(data, limit, setting, degradation):
-            figures.append(values)
-            rows.append([label, *(f"{v:.2f}" for v in values)])
-    rows.append(["mean", *(f"{v:.2f}" for v in np.mean(figures, axis=0))])
-    title = f"{protocol}, PSNR (dB)" if degradation == "raw" else f"{protocol} x{setting.scale}, PSNR-Y (dB)"
-    return Table(title, _columns(protocol, loaded), rows)
+        for row in _ROWS[wanted.of](data, setting):
+            maker.add(*row)
+    return maker.table(protocol if wanted.scale else f"{protocol} x{scale}")

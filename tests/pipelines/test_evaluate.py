@@ -8,13 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from msr.degradation import degrade_bd, degrade_bi, gaussian_blur, to_tensor
 from msr.errors import InputError
 from msr.models import build_model, save_model
 from msr.ops import resize
 from msr.pipelines.burst_protocol import handheld, protocol_burst, raw_figures, single_frame
-from msr.pipelines.evaluate import PROTOCOLS, evaluate
+from msr.pipelines.evaluate import evaluate
+from msr.pipelines.protocols import PROTOCOLS
 
 
 def picture(seed: int, height: int = 46, width: int = 57) -> np.ndarray:
@@ -71,68 +73,167 @@ def psnr_y_by_hand(sr: np.ndarray, hr: np.ndarray, crop: int) -> float:
     return float(-10 * np.log10(np.mean(error**2)))
 
 
-@pytest.mark.parametrize(("protocol", "phase", "scale"), [("image-bi", "centered", 2), ("image-bd", "corner", 4)])
+def table_of(*arguments: Any, **options: Any) -> dict[tuple[str, str], list[float]]:
+    """The figures by original and method; what has none is left out."""
+    table = evaluate(*arguments, device="cpu", **options)
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    return {(row[0], row[1]): [float(x) for x in row[2:] if x != "-"] for row in table.rows}
+
+
+def ssim_by_hand(sr: np.ndarray, hr: np.ndarray, crop: int) -> float:
+    """Of Y, by scikit-image. Many a value lies halfway between two levels: it is rounded in float32, as it came."""
+    weight = np.array([65.481, 128.553, 24.966]) / 255
+    levels = (np.round(np.clip(x, 0, 1) * 255).astype(np.float64) / 255 for x in (sr, hr))
+    a, b = (16 / 255 + (x @ weight)[crop:-crop, crop:-crop] for x in levels)
+    return float(structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                       data_range=1.0))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "phase", "scale"),
+    [("sisr-x2-y", "centered", 2), ("sisr-x3-y", "centered", 3), ("sisr-x4-bd-y", "corner", 4)],
+)
 def test_photos(protocol: str, phase: str, scale: int, photos: Path, weights: Any) -> None:
-    model = weights("image", "plain", scale=scale, phase=phase)
-    table = evaluate(protocol, photos, [model], device="cpu")
-    assert table.columns == ["", "cubic", "plain"]
-    assert [row[0] for row in table.rows] == ["a", "b", "mean"]
+    table = evaluate(protocol, photos, [weights("image", "plain", scale=scale, phase=phase)], device="cpu")
+    assert (table.title, table.columns) == (protocol, ["", "method", "PSNR", "SSIM"])
+    assert [row[:2] for row in table.rows] == [[a, b] for a in ("a", "b", "mean") for b in ("cubic", "plain")]
     expected = []
     for seed in (0, 1):
         rgb = picture(seed)
         rgb = rgb[: rgb.shape[0] // scale * scale, : rgb.shape[1] // scale * scale]
         hr = to_tensor(rgb)[None]
-        lr = degrade_bi(hr, scale) if protocol == "image-bi" else degrade_bd(hr, scale)
+        lr = degrade_bd(hr, scale) if "bd" in protocol else degrade_bi(hr, scale)
         lr = torch.round(lr.clamp(0, 1) * 255) / 255
-        sr = resize(lr, scale=scale, phase=phase)[0].permute(1, 2, 0)  # type: ignore[arg-type]
-        expected.append(psnr_y_by_hand(sr.double().numpy(), rgb / 255.0, scale))
-    expected.append(sum(expected) / 2)
-    for row, value in zip(table.rows, expected, strict=True):
-        assert float(row[1]) == pytest.approx(value, abs=0.011)
-        assert row[2] == row[1]  # untrained: the cubic enlargement at its phase
+        sr = resize(lr, scale=scale, phase=phase)[0].permute(1, 2, 0).numpy()  # type: ignore[arg-type]
+        expected.append([psnr_y_by_hand(sr, rgb / 255.0, scale), ssim_by_hand(sr, rgb / 255.0, scale)])
+    expected.append([sum(x) / 2 for x in zip(*expected, strict=True)])
+    for (*_, a, b), (*_, c, d), value in zip(table.rows[::2], table.rows[1::2], expected, strict=True):
+        assert (float(a), float(b)) == (pytest.approx(value[0], abs=0.006), pytest.approx(value[1], abs=6e-5))
+        assert (c, d) == (a, b)  # untrained: the cubic enlargement at its phase
 
 
 def test_a_model_at_the_wrong_phase_falls_below_cubic(photos: Path, weights: Any) -> None:
-    table = evaluate("image-bd", photos, [weights("image", "wrong", scale=2)], device="cpu")
-    assert float(table.rows[-1][2]) < float(table.rows[-1][1]) - 0.5
+    found = table_of("sisr-x4-bd-y", photos, [weights("image", "wrong")])
+    assert found["mean", "wrong"][0] < found["mean", "cubic"][0] - 0.5
 
 
-@pytest.mark.parametrize("protocol", ["video-bd", "video-bi"])
+@pytest.mark.parametrize("protocol", ["vsr-x4-bd-y", "vsr-x4-bi-rgb"])
 def test_clips(protocol: str, clips: Path, weights: Any) -> None:
-    phase = "corner" if protocol == "video-bd" else "centered"
+    phase = "corner" if "bd" in protocol else "centered"
     models = [
         weights("image", "single", phase=phase),
         weights("video", "fused", phase=phase),
         weights("video", "stirred", phase=phase, stir=0.05),
     ]
     table = evaluate(protocol, clips, models, device="cpu")
-    assert table.columns == ["", "cubic", "single", "fused", "stirred"]
-    assert [row[0] for row in table.rows] == ["one", "two", "mean"]
-    for row in table.rows:
-        assert row[1] == row[2] == row[3] != row[4]
-        assert 5.0 < float(row[1]) < 60.0
+    assert table.columns == ["", "method", "PSNR", "SSIM", "tOF"]
+    methods = ["cubic", "single", "fused", "stirred"]
+    assert [row[:2] for row in table.rows] == [[a, b] for a in ("one", "two", "mean") for b in methods]
+    found = {(row[0], row[1]): row[2:] for row in table.rows}
+    for clip in ("one", "two", "mean"):
+        assert found[clip, "cubic"] == found[clip, "single"] == found[clip, "fused"] != found[clip, "stirred"]
+    long = picture(2, 40, 80)
+    values = []
+    for t in range(3):
+        rgb = long[:, 2 * t : 2 * t + 48]
+        lr = (degrade_bd if "bd" in protocol else degrade_bi)(to_tensor(rgb)[None], 4)
+        lr = torch.round(lr.clamp(0, 1) * 255) / 255
+        sr = resize(lr, scale=4, phase=phase)[0].permute(1, 2, 0).numpy()  # type: ignore[arg-type]
+        error = (np.round(sr.clip(0, 1) * 255) / 255 - rgb / 255.0)[8:-8, 8:-8]
+        by_rgb = float(-10 * np.log10(np.mean(error**2)))
+        values.append(by_rgb if "rgb" in protocol else psnr_y_by_hand(sr, rgb / 255.0, 8))
+    assert float(found["one", "cubic"][0]) == pytest.approx(np.mean(values), abs=0.006)
+
+
+def published(folder: Path, source: Path, *, roll: int = 0, noise: float = 0.0) -> Path:
+    """Copies of all pictures below a folder, moved to the right and noised."""
+    rng = np.random.default_rng(0)
+    for path in sorted(source.rglob("*.png")):
+        bgr = np.roll(cv2.imread(str(path)), roll, axis=1)  # type: ignore[arg-type]
+        noisy = np.clip(bgr + noise * rng.standard_normal(bgr.shape), 0, 255).round().astype(np.uint8)
+        save(folder / path.relative_to(source), noisy[..., ::-1])
+    return folder
+
+
+def test_results_of_others_are_measured_beside_the_models(photos: Path, clips: Path, tmp_path: Path) -> None:
+    noisy = published(tmp_path / "noisy", photos, noise=4.0)
+    found = table_of("sisr-x4-y", photos, [], results=[noisy])
+    assert set(found) == {(a, b) for a in ("a", "b", "mean") for b in ("cubic", "noisy")}
+    rgb = picture(0)[:44, :56]
+    sr = cv2.imread(str(noisy / "a.png"))[:44, :56, ::-1] / 255.0  # type: ignore[index]
+    assert found["a", "noisy"][0] == pytest.approx(psnr_y_by_hand(sr, rgb / 255.0, 4), abs=0.006)
+    # Results of the size that is left once the scale divides it are the usual case.
+    save(noisy / "a.png", cv2.imread(str(noisy / "a.png"))[:44, :56, ::-1])  # type: ignore[index]
+    assert table_of("sisr-x4-y", photos, [], results=[noisy]) == found
+    exact, restless = published(tmp_path / "exact", clips), published(tmp_path / "restless", clips, noise=25.0)
+    found = table_of("vsr-x4-bd-y", clips, [], results=[exact, restless])
+    assert found["mean", "exact"] == [np.inf, 1.0, 0.0]
+    assert found["mean", "restless"][2] > 0.05
+
+
+@pytest.mark.parametrize("kind", ["photo", "clip"])
+def test_what_lies_one_pixel_off_is_refused(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "originals" / "one" / "0.png" if kind == "clip" else tmp_path / "originals" / "0.png"
+    save(place, picture(5, 96, 128))
+    moved = published(tmp_path / "moved", tmp_path / "originals", roll=1, noise=2.0)
+    protocol = "vsr-x4-bi-y" if kind == "clip" else "sisr-x4-y"
+    said = refusal(protocol, tmp_path / "originals", [], results=[moved])
+    assert str(moved / "one" if kind == "clip" else moved / "0.png") in said
+    assert "+1.0 pixels in x" in said or "+0.9 pixels in x" in said or "+1.1 pixels in x" in said
+    placed = published(tmp_path / "placed", tmp_path / "originals", noise=2.0)
+    assert len(table_of(protocol, tmp_path / "originals", [], results=[placed])) == 4
+
+
+def test_a_clip_of_one_frame_has_no_steadiness(tmp_path: Path) -> None:
+    save(tmp_path / "clips" / "one" / "0.png", picture(0))
+    table = evaluate("vsr-x4-bi-y", tmp_path / "clips", [], results=[published(tmp_path / "r", tmp_path / "clips")])
+    assert [row[-1] for row in table.rows] == ["-"] * 4
+
+
+def test_results_that_do_not_serve(photos: Path, clips: Path, tmp_path: Path) -> None:
+    results = published(tmp_path / "results", photos)
+    save(results / "c.png", picture(0))
+    assert "c.png has no original of its name" in refusal("sisr-x4-y", photos, [], results=[results])
+    (results / "c.png").rename(results / "a.bmp")
+    assert "two results for a" in refusal("sisr-x4-y", photos, [], results=[results])
+    (results / "a.bmp").unlink()
+    (results / "b.png").unlink()
+    assert "lacks a result for b" in refusal("sisr-x4-y", photos, [], results=[results])
+    save(results / "b.png", picture(0, 46, 64))
+    assert "b.png is 64x46, the original is 56x44" in refusal("sisr-x4-y", photos, [], results=[results])
+    films = published(tmp_path / "films", clips)
+    (films / "one" / "2.png").unlink()
+    assert "lacks a result for 2" in refusal("vsr-x4-bi-y", clips, [], results=[films])
+    (films / "two").rename(films / "three")
+    assert "lacks the clip two" in refusal("vsr-x4-bi-y", clips, [], results=[films])
+    (films / "three").rename(films / "two")
+    (films / "three").mkdir()
+    assert "three has no original clip" in refusal("vsr-x4-bi-y", clips, [], results=[films])
+    assert "no such folder of results" in refusal("vsr-x4-bi-y", clips, [], results=[tmp_path / "none"])
+    assert "none" in refusal("sisr-x4-y", photos, [], results=[tmp_path / "none"])
+    assert "takes no folders of results" in refusal("burst-raw-x4", photos, [], results=[results])
 
 
 def test_bursts(photos: Path, weights: Any) -> None:
     models = [weights("image", "single"), weights("burst", "merged"), weights("burst", "stirred", stir=0.05)]
-    table = evaluate("burst", photos, models, device="cpu")
+    found = table_of("burst", photos, models)
     counts = ["1 frame", "2 frames", "4 frames", "8 frames"]
-    assert table.columns == ["", "cubic", "single", *(f"{m}, {n}" for m in ("merged", "stirred") for n in counts)]
-    for row in table.rows:
-        assert len(row) == len(table.columns)
-        assert len(set(row[1:7])) == 1
-        assert len(set(row[7:])) > 1  # the number of frames counts
-    assert evaluate("burst", photos, models, device="cpu") == table  # the shake is the same each time
+    methods = ["cubic", "single", *(f"{m}, {n}" for m in ("merged", "stirred") for n in counts)]
+    assert list(found) == [(a, b) for a in ("a", "b", "mean") for b in methods]
+    for name in ("a", "b", "mean"):
+        values = [found[name, method][0] for method in methods]
+        assert len(set(values[:6])) == 1
+        assert len(set(values[6:])) > 1  # the number of frames counts
+    assert table_of("burst", photos, models) == found  # the shake is the same each time
 
 
 def test_limit_dtype_and_json(photos: Path, weights: Any) -> None:
     model = weights("image", "stirred", stir=0.02)
-    full = evaluate("image-bi", photos, [model], device="cpu", limit=1)
-    assert [row[0] for row in full.rows] == ["a", "mean"]
-    half = evaluate("image-bi", photos, [model], device="cpu", dtype="bfloat16", limit=1)
-    assert float(half.rows[0][2]) == pytest.approx(float(full.rows[0][2]), abs=0.3)
-    found = json.loads(full.as_json())
-    assert found == {"title": "image-bi x4, PSNR-Y (dB)", "columns": full.columns, "rows": full.rows}
+    full = evaluate("sisr-x4-y", photos, [model], device="cpu", limit=1)
+    assert [row[0] for row in full.rows] == ["a", "a", "mean", "mean"]
+    half = evaluate("sisr-x4-y", photos, [model], device="cpu", dtype="bfloat16", limit=1)
+    assert float(half.rows[1][2]) == pytest.approx(float(full.rows[1][2]), abs=0.3)
+    assert json.loads(full.as_json()) == {"title": "sisr-x4-y", "columns": full.columns, "rows": full.rows}
 
 
 def refusal(*arguments: Any, **options: Any) -> str:
@@ -146,18 +247,18 @@ def test_errors(photos: Path, clips: Path, tmp_path: Path, weights: Any) -> None
     image, video = weights("image", "image"), weights("video", "video")
     unknown = refusal("photo", photos, [image])
     assert all(name in unknown for name in PROTOCOLS)
-    assert "no such folder" in refusal("image-bi", tmp_path / "none", [image])
-    assert "no model to evaluate" in refusal("image-bi", photos, [])
-    assert "unknown model" in refusal("image-bi", photos, ["no-such-model"])
-    assert "kind video" in refusal("image-bi", photos, [video])
-    assert "enlarges 2 times, not 4" in refusal("image-bi", photos, [image, weights("image", "two", scale=2)])
-    assert "limit must be at least 1" in refusal("image-bi", photos, [image], limit=0)
+    assert "no such folder" in refusal("sisr-x4-y", tmp_path / "none", [image])
+    assert "no model to evaluate" in refusal("sisr-x4-y", photos, [])
+    assert "unknown model" in refusal("sisr-x4-y", photos, ["no-such-model"])
+    assert "kind video" in refusal("sisr-x4-y", photos, [video])
+    assert "enlarges 2 times, not 4" in refusal("sisr-x4-y", photos, [image, weights("image", "two", scale=2)])
+    assert "limit must be at least 1" in refusal("sisr-x4-y", photos, [image], limit=0)
     (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in refusal("image-bi", tmp_path / "empty", [image])
-    assert "holds no folders of frames" in refusal("video-bd", photos, [video])
+    assert "holds no pictures" in refusal("sisr-x4-y", tmp_path / "empty", [image])
+    assert "holds no folders of frames" in refusal("vsr-x4-bd-y", photos, [video])
     save(clips / "one" / "3.png", picture(0, 44, 48))
-    assert "differ in size" in refusal("video-bd", clips, [video])
-    for protocol in ("image-bi", "burst"):
+    assert "differ in size" in refusal("vsr-x4-bd-y", clips, [video])
+    for protocol in ("sisr-x4-y", "burst"):
         save(tmp_path / "small" / "dot.png", picture(0, 3, 9))
         assert "too small" in refusal(protocol, tmp_path / "small", [image])
 
@@ -165,15 +266,15 @@ def test_errors(photos: Path, clips: Path, tmp_path: Path, weights: Any) -> None
 def test_raw_bursts_in_both_spaces(tmp_path: Path, weights: Any) -> None:
     for seed in range(2):
         save(tmp_path / "large" / f"{seed}.png", picture(seed, 136, 144))
-    table = evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")])
-    assert table.columns == ["", "single, sRGB", "single, linear", "mine, sRGB", "mine, linear"]
-    assert [row[0] for row in table.rows] == ["0", "1", "mean"]
-    figures = np.array([[float(x) for x in row[1:]] for row in table.rows])
+    found = table_of("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")])
+    assert list(found) == [(a, b) for a in ("0", "1", "mean") for b in ("single", "mine")]
     # Untrained, the network gives what it starts from: the burst merged without training.
     photo = protocol_burst(picture(0, 136, 144), 0, 15, 4)
-    assert np.allclose(figures[0, 2:], raw_figures(handheld(photo, 4), photo), atol=0.011)
-    assert np.allclose(figures[0, :2], raw_figures(single_frame(photo, 4), photo), atol=0.011)
-    assert np.allclose(figures[2], figures[:2].mean(axis=0), atol=0.011)
-    assert evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")]).rows == table.rows
+    assert found["0", "mine"] == pytest.approx(raw_figures(handheld(photo, 4), photo), abs=0.011)
+    assert found["0", "single"] == pytest.approx(raw_figures(single_frame(photo, 4), photo), abs=0.011)
+    for method in ("single", "mine"):
+        mean = np.mean([found[name, method] for name in ("0", "1")], axis=0)
+        assert found["mean", method] == pytest.approx(mean, abs=0.011)
+    assert table_of("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")]) == found
     with pytest.raises(InputError, match="enlarges 2 times, not 4"):
         evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "other", scale=2)])
