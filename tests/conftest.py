@@ -17,7 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what the ops' tests run on: cpu, cuda, or shim (the CUDA kernels run on the CPU): shim-forward, -reverse "
         "or -shuffled (by the order of the threads of a block); without it on cpu and shim",
     )
-    parser.addoption("--sanitize", action="store_true", help="kernels compiled with the sanitizers (make sanitize)")
+    parser.addoption(
+        "--sanitize",
+        metavar="OPS",
+        help="kernels of these ops ('' for all) compiled with the sanitizers, the others not at all (make sanitize)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,9 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "gradients: about the backward; not repeated on the shim where that has no kernel"
     )
-    if config.getoption("--sanitize"):
-        torch.ops.load_library(build.cpu_kernels())
-        dispatch.shim(sanitize=True)
+    if (ops := config.getoption("--sanitize")) is not None:
+        torch.ops.load_library(build.cpu_kernels(ops.split()))
+        dispatch.shim(sanitize=ops.split())
 
 
 @pytest.fixture
@@ -67,10 +71,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def devices(metafunc: pytest.Metafunc) -> list[str]:
     chosen = metafunc.config.getoption("--device")
-    every = ("cpu", "shim-shuffled") if metafunc.config.getoption("--sanitize") else DEVICES
+    sanitize = metafunc.config.getoption("--sanitize") is not None
+    every = ("cpu", "shim-shuffled") if sanitize else DEVICES
     found = [name for name in every if chosen is None or name.startswith(chosen)] or [chosen]
     # The shim runs the same kernels whether msr has its compiled ones or not.
-    shim = chosen is not None or metafunc.config.getoption("--sanitize")
+    shim = chosen is not None or sanitize
     shim = shim or (os.environ.get("MSR_EXTENSION") != "0" and build.compiler() is not None)
     shim = shim and not metafunc.definition.get_closest_marker("once")
     if metafunc.definition.get_closest_marker("gradients"):

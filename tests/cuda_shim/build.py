@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,17 +87,24 @@ def library(name: str, sources: list[Path], flags: list[str]) -> Path:
     return make(link, KEPT / f"lib{name}-{digest([], link)}.so")
 
 
-def cuda_kernels(sanitize: bool = False) -> Path:
-    """Return a library of all .cu files that runs their kernels on the CPU."""
-    sources = [*sorted((ROOT / "csrc").glob("*.cu")), SHIM / "exports.cpp"]
-    flags = ["-DMSR_CUDA_SHIM", *(SANITIZE if sanitize else ())]
-    return library("shim", sources, flags)
+def kernels(suffix: str, ops: Sequence[str]) -> list[Path]:
+    """Return the sources of some ops, of all where none is named."""
+    found = sorted((ROOT / "csrc").glob(f"*{suffix}"))
+    if unknown := set(ops) - {path.stem for path in found}:
+        raise ValueError(f"no kernel in csrc for {', '.join(sorted(unknown))}")
+    return [path for path in found if not ops or path.stem in ops]
 
 
-def cpu_kernels() -> Path:
-    """Return a library of the CPU kernels under the sanitizers."""
+def cuda_kernels(sanitize: Sequence[str] | None = None) -> Path:
+    """Return a library that runs the .cu files on the CPU; of the named ops (of all if none) under the sanitizers."""
+    sources = [*kernels(".cu", sanitize or ()), SHIM / "exports.cpp"]
+    return library("shim", sources, ["-DMSR_CUDA_SHIM", *(SANITIZE if sanitize is not None else ())])
+
+
+def cpu_kernels(ops: Sequence[str]) -> Path:
+    """Return a library of the CPU kernels of the named ops (of all if none) under the sanitizers."""
     flags = ["-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", *SANITIZE]
-    return library("cpu", sorted((ROOT / "csrc").glob("*.cpp")), flags)
+    return library("cpu", kernels(".cpp", ops), flags)
 
 
 def faults(sanitize: bool) -> Path:

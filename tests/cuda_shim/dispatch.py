@@ -2,7 +2,7 @@
 
 import ctypes
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def flat(result: Any) -> list[Tensor]:
 _loaded: Shim | None = None
 
 
-def shim(sanitize: bool = False) -> Shim:
-    """Return the shim, compiled and loaded at the first call."""
+def shim(sanitize: Sequence[str] | None = None) -> Shim:
+    """Return the shim, compiled and loaded at the first call; for `sanitize` see build.cuda_kernels."""
     global _loaded
     if _loaded is None:
         _loaded = Shim(build.cuda_kernels(sanitize))
