@@ -23,7 +23,7 @@ from msr.degradation import to_tensor
 from msr.errors import MsrError
 from msr.metrics import luma, psnr, quantize
 from msr.ops import kernels, resize
-from msr.pipelines import merge_burst_files, upscale_image_files, upscale_video
+from msr.pipelines import BurstOptions, merge_burst_files, upscale_image_files, upscale_video
 from msr.pipelines.choose import choose_model
 from msr.pipelines.image import Written
 from msr.pipelines.report import print_table
@@ -74,7 +74,7 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
                 yield frame.pixels
     else:
         for file in io.image_files(path) if path.is_dir() else [path]:
-            yield io.read_image(file).pixels
+            yield io.convert_depth(io.read_image(file).pixels, "uint8")
 
 
 def upscale(example: Example, target: Path, model: str | None, device: str) -> Written:
@@ -84,7 +84,8 @@ def upscale(example: Example, target: Path, model: str | None, device: str) -> W
         return upscale_image_files([source], target, model=model, device=device)[0]
     if example.kind == "video":
         return upscale_video(source, target, model=model, device=device, progress=True)
-    return merge_burst_files([source], target, model=model, device=device)
+    # The original is of the first frame.
+    return merge_burst_files([source], target, model=model, options=BurstOptions(base="first"), device=device)
 
 
 def ops_used(example: Example, model: str | None, device: str) -> str:

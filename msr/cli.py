@@ -82,13 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_video(commands.add_parser("video", help="enlarge a clip, with all that belongs to it"))
 
-    burst = commands.add_parser("burst", help="merge several shots of one scene to one enlarged picture")
-    burst.add_argument(
-        "inputs", nargs="+", type=Path, metavar="IN", help="pictures or RAW files (first: base), or one folder"
-    )
-    burst.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="the file to write")
-    _add_model_options(burst)
-    burst.set_defaults(run=_burst)
+    _add_burst(commands.add_parser("burst", help="merge several shots of one scene to one enlarged picture"))
 
     simulated = commands.add_parser("burst-sim", help="simulate a burst from a photo, the truth beside it")
     simulated.add_argument("photo", type=Path, metavar="PHOTO", help="the original")
@@ -173,6 +167,24 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--preview", type=float, metavar="SECONDS", help="first make a preview and a before/after picture")
     run.add_argument("--json", action="store_true", help="progress as lines of JSON")
     parser.set_defaults(run=_video)
+
+
+def _add_burst(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IN", help="pictures, RAW files, one folder of them, or a clip"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="OUT", help="a picture, .exr, or .dng for RAW files"
+    )
+    parser.add_argument(
+        "--method", metavar="NAME", help="handheld (no training, any scale from 1 to 4) or learned (where weights ship)"
+    )
+    parser.add_argument(
+        "--base", default="sharpest", metavar="N", help="the frame to look like: sharpest, first, or a number from 0 on"
+    )
+    parser.add_argument("--confidence", type=Path, metavar="FILE", help="a picture of how much the other frames count")
+    _add_model_options(parser, float)
+    parser.set_defaults(run=_burst)
 
 
 def _add_model_options(parser: argparse.ArgumentParser, scale: type = int) -> None:
@@ -270,17 +282,23 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _burst(options: argparse.Namespace) -> None:
-    from msr.pipelines import merge_burst_files
+    from msr.pipelines import BurstOptions, merge_burst_files
+    from msr.pipelines.progress import Bar, Report
 
     result = merge_burst_files(
         options.inputs,
         options.output,
         options.scale,
         options.model,
+        options=BurstOptions(
+            options.method,
+            int(options.base) if options.base.isdecimal() else options.base,
+            options.confidence,
+        ),
         device=options.device,
         dtype=options.dtype,
         tile=options.tile,
-        progress=not options.quiet,
+        progress=Report() if options.quiet else Bar(),
     )
     if not options.quiet:
         size = f"{result.width}x{result.height} from {result.frames} frames in {result.seconds:.2f} s"

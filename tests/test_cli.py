@@ -20,6 +20,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("image", "video", "burst"):
         weights(folder, kind, scale=2)
     write_image(folder / "a.png", picture())
+    write_image(folder / "b.png", np.roll(picture(), 1, 1))
     write_image(folder / "small.png", picture(20, 30))
     write_image(folder / "alpha.png", np.zeros((8, 8, 4), np.uint8))
     clip(folder / "a.mp4", 4)
@@ -46,7 +47,14 @@ BAD = {
     "empty clip": (["video", "empty.mp4", "-o", "out.mp4", *VIDEO], 2, "empty.mp4 is empty"),
     "not a picture": (["image", "text.png", "-o", "out.png", *IMAGE], 2, "text.png is not an image"),
     "not a clip": (["video", "text.mp4", "-o", "out.mp4", *VIDEO], 2, "text.mp4 is not a clip"),
-    "picture as clip": (["burst", "a.mp4", "-o", "out.png", *BURST], 2, "a.mp4 is not an image"),
+    "text as a burst": (["burst", "text.mp4", "-o", "out.png", *BURST], 2, "text.mp4 is not a clip"),
+    "a clip among pictures": (["burst", "a.png", "a.mp4", "-o", "out.png"], 2, "a.mp4 is a clip"),
+    "unknown method": (["burst", "a.png", "b.png", "-o", "out.png", "--method", "magic"], 2, "handheld or learned"),
+    "unknown base": (["burst", "a.png", "b.png", "-o", "out.png", "--scale", "2", "--base", "7"], 2, "from 0 to 1"),
+    "base in words": (["burst", "a.png", "b.png", "-o", "out.png", "--scale", "2", "--base", "best"], 2, "sharpest"),
+    "scale of no method": (["burst", "a.png", "b.png", "-o", "out.png", "--scale", "5"], 2, "1 to 4 times, not 5"),
+    "scale that is none": (["burst", "a.png", "b.png", "-o", "out.png", "--scale", "nan"], 2, "number from 1"),
+    "DNG of pictures": (["burst", "a.png", "b.png", "-o", "out.dng", "--scale", "2"], 2, "DNG is for RAW frames"),
     "truncated clip": (["video", "cut.mkv", "-o", "out.mp4", *VIDEO], 1, "cut.mkv is truncated"),
     "frames of different sizes": (["video", "mixed", "-o", "out.mp4", *VIDEO], 2, "frame 1 is 30x20, expected 64x48"),
     "burst of different sizes": (["burst", "mixed", "-o", "out.png", *BURST], 2, "2.png is 30x20, expected 64x48"),
@@ -149,7 +157,7 @@ def test_image_video_and_burst_work(
     assert main(["image", "a.png", "-o", str(tmp_path / "a.png"), *IMAGE]) == 0
     assert main(["image", "a.png", "small.png", "-o", str(tmp_path / "both"), "--tile", "32", *IMAGE]) == 0
     assert main(["video", "a.mp4", "-o", str(tmp_path / "a.mkv"), *VIDEO]) == 0
-    assert main(["burst", "a.png", "a.png", "-o", str(tmp_path / "b.tif"), *BURST]) == 0
+    assert main(["burst", "a.png", "b.png", "-o", str(tmp_path / "b.tif"), *BURST]) == 0
     out, err = capfd.readouterr()
     assert out == ""
     lines = err.splitlines()

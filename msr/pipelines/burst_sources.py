@@ -34,6 +34,26 @@ class Source:
     load_raw: Callable[[], io.RawFrame] | None = None
 
 
+def burst_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files of a burst: those that are named, or the pictures of a folder in natural order.
+
+    Raises:
+        InputError: there are none.
+
+    Example:
+        >>> burst_files(["a.jpg", "b.jpg"])
+        [PosixPath('a.jpg'), PosixPath('b.jpg')]
+    """
+    files = [Path(path) for path in paths]
+    if len(files) == 1 and files[0].is_dir():
+        files = io.image_files(files[0], raw=True)
+    if not files:
+        raise InputError("no input: at least one frame is needed")
+    for file in files:
+        io.check_file(file)
+    return files
+
+
 def burst_sources(paths: Sequence[str | Path], note: Callable[[str], None] = lambda text: None) -> list[Source]:
     """Find the frames of a burst and see that they belong together, without decoding them.
 
@@ -54,13 +74,7 @@ def burst_sources(paths: Sequence[str | Path], note: Callable[[str], None] = lam
         >>> [source.name for source in burst_sources(["a.jpg", "b.jpg"])]    # doctest: +SKIP
         ['a.jpg', 'b.jpg']
     """
-    files = [Path(path) for path in paths]
-    if len(files) == 1 and files[0].is_dir():
-        files = io.image_files(files[0], raw=True)
-    if not files:
-        raise InputError("no input: at least one frame is needed")
-    for file in files:
-        io.check_file(file)
+    files = burst_files(paths)
     clips = [file for file in files if file.suffix.lower() in _CLIPS]
     if clips and len(files) > 1:
         raise InputError(f"{clips[0]} is a clip, which is a burst of its own; the others must be pictures, too")

@@ -1,17 +1,32 @@
 """Bursts merge to one picture, from memory and from files."""
 
+import dataclasses
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 import torch
-from made import dng, picture, weights
+from made import clip, dng, picture, weights
+from PIL import Image
 from pipelines.networks import Weighted, stirred
 
 import msr
 from msr.errors import InputError
-from msr.io import convert_depth, read_image, write_image
-from msr.pipelines import merge_burst_files
+from msr.io import (
+    RawFrame,
+    convert_depth,
+    encode_srgb,
+    read_image,
+    read_raw,
+    write_dng,
+    write_image,
+    write_linear_dng,
+)
+from msr.ops import resize
+from msr.pipelines import BurstOptions, merge_burst_files
+from msr.pipelines.progress import Report
 
 FRAMES = [np.roll(picture(), i, 1) for i in range(4)]
 
@@ -56,33 +71,355 @@ def test_frames_that_do_not_fit_are_named() -> None:
         msr.merge_burst([FRAMES[0], FRAMES[1], FRAMES[2][..., 0]], model=Weighted())
 
 
+def test_when_memory_is_out_tiles_are_halved(tmp_path: Path) -> None:
+    class Small(Weighted):
+        """Takes at most 64 columns at a time."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[-1] > 64:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            return super().forward(x)
+
+    frames = [np.roll(picture(48, 200), i, 1) for i in range(3)]
+    for index, frame in enumerate(frames):
+        write_image(tmp_path / f"{index}.png", frame)
+    report = Notes()
+    merge_burst_files([tmp_path], tmp_path / "out.tif", model=Small(), tile=200, options=FIRST, progress=report)
+    assert len(report.notes) > 1
+    assert all(note.startswith("out of memory: going on with tiles of ") for note in report.notes)
+    expected = msr.merge_burst([convert_depth(frame, "uint16") for frame in frames], model=Weighted()).astype(int)
+    assert np.abs(read_image(tmp_path / "out.tif").pixels - expected).max() <= 1
+
+
+FIRST = BurstOptions(base="first")
+LEARNED, HANDHELD = BurstOptions("learned", "first"), BurstOptions("handheld", "first")
+
+
+class Notes(Report):
+    """What is said and how far it is."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[tuple[str, int | None, int]] = []
+        self.done = 0
+
+    def begin(self, label: str, total: int | None, done: int) -> None:
+        self.steps.append((label, total, done))
+        self.done = 0
+
+    def advance(self) -> None:
+        self.done += 1
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def shots(folder: Path, count: int = 4, name: str = "{}.png") -> list[Path]:
+    """Frames of a picture that moves to the right by a pixel a frame."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / name.format(index) for index in range(count)]
+    for index, path in enumerate(paths):
+        write_image(path, np.roll(picture(), index, 1))
+    return paths
+
+
+def raw_shots(folder: Path, count: int = 4, orientation: int = 1, pattern: str = "rggb") -> tuple[list[Path], RawFrame]:
+    """RAW frames of a smooth picture, all in place, with a noise of their own; and a frame without noise."""
+    folder.mkdir(exist_ok=True)
+    rgb = convert_depth(picture(64, 96), "float32") * 0.6
+    matrix = np.linalg.inv(np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.05, 0.25, 0.7]]))
+    mosaic = np.empty((64, 96))
+    for place, colour in enumerate(pattern):
+        part = np.s_[place // 2 :: 2, place % 2 :: 2]
+        mosaic[part] = rgb[(*part, "rgb".index(colour))]
+    rng = np.random.default_rng(0)
+    frame = RawFrame(
+        np.zeros((2, 2), np.uint16), pattern, (64,) * 4, 4095, (2.0, 1.0, 1.5), matrix, (1e-4, 1e-6), orientation
+    )
+    made = [
+        dataclasses.replace(frame, mosaic=np.rint(64 + 4031 * (mosaic + noise)).clip(0, 4095).astype(np.uint16))
+        for noise in [0.0, *(rng.normal(0, 0.005, mosaic.shape) for _ in range(count))]
+    ]
+    paths = [folder / f"{index}.dng" for index in range(count)]
+    for path, each in zip(paths, made[1:], strict=True):
+        write_dng(path, each)
+    return paths, made[0]
+
+
 def test_a_folder_and_a_list_of_files_are_the_same_burst(tmp_path: Path) -> None:
     model = weights(tmp_path, "burst", scale=2, offset_groups=2)
     (tmp_path / "shots").mkdir()
     paths = [tmp_path / "shots" / f"{name}.png" for name in ("2", "10", "11")]
     for path, frame in zip(paths, FRAMES, strict=False):
         write_image(path, frame)
-    merge_burst_files(paths, tmp_path / "a.png", model=model)
-    written = merge_burst_files([tmp_path / "shots"], tmp_path / "b.png", model=model)
+    merge_burst_files(paths, tmp_path / "a.png", model=model, options=FIRST)
+    written = merge_burst_files([tmp_path / "shots"], tmp_path / "b.png", model=model, options=FIRST)
     assert (written.width, written.height, written.frames) == (128, 96, 3)
-    expected = msr.merge_burst(FRAMES[:3], model=model)
+    expected = msr.merge_burst([convert_depth(frame, "uint16") for frame in FRAMES[:3]], model=model)
     for name in ("a.png", "b.png"):
         np.testing.assert_array_equal(read_image(tmp_path / name).pixels, expected)
 
 
-def test_a_raw_burst_becomes_a_deep_picture(tmp_path: Path) -> None:
-    (tmp_path / "shots").mkdir()
+@pytest.mark.parametrize(
+    ("scale", "model", "options", "size"),
+    [
+        (None, None, BurstOptions(), (256, 192)),  # burst-x4 ships
+        (4, None, BurstOptions(), (256, 192)),
+        (2, None, BurstOptions(), (128, 96)),
+        (1.37, None, BurstOptions(), (88, 66)),
+        (None, None, BurstOptions("handheld"), (128, 96)),
+        (4, None, BurstOptions("handheld"), (256, 192)),
+    ],
+)
+def test_the_method_follows_the_scale(
+    tmp_path: Path, scale: float | None, model: None, options: BurstOptions, size: tuple[int, int]
+) -> None:
+    report = Notes()
+    written = merge_burst_files(
+        shots(tmp_path / "shots", 3),
+        tmp_path / "a.png",
+        scale,
+        model,
+        options=dataclasses.replace(options, base="first"),
+        progress=report,
+    )
+    assert (written.width, written.height) == size
+    back = read_image(tmp_path / "a.png").pixels
+    assert (back.shape, back.dtype) == ((size[1], size[0], 3), np.uint16)
+    learned = options.method is None and scale in (None, 4)
+    assert (report.steps[-1], report.done) == (("reading" if learned else "merging", 3, 0), 3)
+    # A smooth picture stays what it is.
+    small = resize(torch.from_numpy(back / 65535.0).permute(2, 0, 1)[None].float(), size=(48, 64))[0].permute(1, 2, 0)
+    assert np.abs(small.numpy() - picture() / 255).mean() < 0.02
+
+
+def test_a_wish_that_no_method_grants_is_named(tmp_path: Path) -> None:
+    paths, out = shots(tmp_path / "shots", 2), tmp_path / "a.png"
+    cases: list[tuple[str, dict[str, object]]] = [
+        ("no burst weights for scale 3", {"scale": 3, "options": LEARNED}),
+        ("whole number, not 2.5", {"scale": 2.5, "options": LEARNED}),
+        ("1 to 4 times, not 6", {"scale": 6}),
+        ("number from 1", {"scale": 0.5}),
+        ("number from 1", {"scale": float("nan")}),
+        ("model is for the method learned", {"model": "burst-x4", "options": HANDHELD}),
+        ("handheld or learned", {"options": BurstOptions("magic")}),
+        ("number from 0 to 1", {"options": BurstOptions("handheld", 2)}),
+        ("number from 0 to 1", {"options": BurstOptions("handheld", "best")}),
+        ("learned has none", {"options": BurstOptions("learned", confidence=tmp_path / "w.png")}),
+        ("two outputs", {"options": BurstOptions(confidence=out)}),
+        ("also an input", {"options": BurstOptions(confidence=paths[1])}),
+        ("must end in", {"options": BurstOptions(confidence=tmp_path / "w.doc")}),
+    ]
+    for says, arguments in cases:
+        with pytest.raises(InputError, match=says):
+            merge_burst_files(paths, out, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="DNG is for RAW frames"):
+        merge_burst_files(paths, tmp_path / "a.dng", 2)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+@pytest.mark.parametrize("options", [HANDHELD, FIRST], ids=["handheld", "learned"])
+def test_what_the_base_says_of_itself_is_kept(tmp_path: Path, name: str, options: BurstOptions) -> None:
+    paths = shots(tmp_path / "shots", 2)
+    for index, path in enumerate(paths):
+        exif = Image.Exif()
+        exif[271], exif[274] = f"Maker {index}", 6
+        Image.fromarray(np.asarray(read_image(path).pixels)).save(path.with_suffix(".jpg"), exif=exif)
+    model = weights(tmp_path, "burst", scale=2) if options is FIRST else None
+    options = dataclasses.replace(options, base=1)
+    merge_burst_files([path.with_suffix(".jpg") for path in paths], tmp_path / name, 2, model, options=options)
+    with Image.open(tmp_path / name) as back:
+        assert (back.getexif()[271], back.getexif().get(274), back.size) == ("Maker 1", 1, (96, 128))
+
+
+@pytest.mark.parametrize("kind", ["gray", "alpha", "deep"])
+def test_gray_alpha_and_depth_are_kept(tmp_path: Path, kind: str) -> None:
+    alpha = np.full((48, 64, 1), 77, np.uint8)
     for index in range(3):
-        dng(tmp_path / "shots" / f"{index}.dng")
-    merge_burst_files([tmp_path / "shots"], tmp_path / "a.tif", model=weights(tmp_path, "burst", scale=2))
+        pixels = np.roll(picture(), index, 1)
+        pixels = {"gray": pixels[..., 0], "alpha": np.concatenate([pixels, alpha], 2), "deep": pixels}[kind]
+        write_image(tmp_path / f"{index}.png", convert_depth(pixels, "uint16") if kind == "deep" else pixels)
+    merge_burst_files([tmp_path], tmp_path / "out.tif", 2, options=HANDHELD)
+    back = read_image(tmp_path / "out.tif").pixels
+    assert back.dtype == np.uint16
+    assert back.shape == {"gray": (96, 128), "alpha": (96, 128, 4), "deep": (96, 128, 3)}[kind]
+    if kind == "alpha":
+        assert (back[..., 3] == 77 * 257).all()
+
+
+def test_the_sharpest_frame_is_the_base(tmp_path: Path) -> None:
+    detail = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    blurred = cv2.blur(detail, (3, 3))
+    for name, pixels in (("0.png", blurred), ("1.png", detail), ("2.png", cv2.blur(detail, (5, 1)))):
+        write_image(tmp_path / name, pixels)
+    for scale, model in ((1, None), (None, weights(tmp_path, "burst", scale=2))):
+        results = {}
+        for base in ("sharpest", 0, 1, 2):
+            merge_burst_files([tmp_path / f"{i}.png" for i in range(3)], tmp_path / "o.tif", scale, model,
+                              options=BurstOptions(base=base))  # fmt: skip
+            results[base] = read_image(tmp_path / "o.tif").pixels
+        np.testing.assert_array_equal(results["sharpest"], results[1])
+        assert not np.array_equal(results[1], results[0])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("pattern", ["rggb", "gbrg"])
+def test_a_raw_burst_is_merged_on_the_mosaic(tmp_path: Path, orientation: int, pattern: str) -> None:
+    paths, clean = raw_shots(tmp_path / "shots", 5, orientation, pattern)
+    merge_burst_files(paths, tmp_path / "a.tif", 1, options=HANDHELD)
+    merge_burst_files(paths[:1], tmp_path / "one.tif", 1, options=HANDHELD)
+    write_dng(tmp_path / "clean.dng", clean)
+    truth = read_raw(tmp_path / "clean.dng").astype(int)
+    merged, one = (read_image(tmp_path / name).pixels.astype(int) for name in ("a.tif", "one.tif"))
+    assert merged.shape == truth.shape
+    inner = np.s_[6:-6, 6:-6]
+    errors = [np.sqrt(np.square((picture - truth)[inner]).mean()) / 65535 for picture in (merged, one)]
+    assert errors[0] < 0.012
+    assert errors[0] < 0.75 * errors[1]  # five frames have less noise than one
+
+
+def test_a_raw_burst_as_linear_dng_and_openexr(tmp_path: Path) -> None:
+    paths, _ = raw_shots(tmp_path / "shots", 3, orientation=6)
+    for name in ("a.dng", "a.tif", "a.exr"):
+        written = merge_burst_files([tmp_path / "shots"], tmp_path / name, 1.5, options=HANDHELD)
+        assert (written.width, written.height) == (96, 144)
+    developed, by_libraw = read_image(tmp_path / "a.tif").pixels, read_raw(tmp_path / "a.dng")
+    np.testing.assert_allclose(developed / 65535, by_libraw / 65535, atol=2e-3)
+    with av.open(str(tmp_path / "a.exr")) as container:
+        frame = next(container.decode(video=0))
+        dtype = np.float16 if "f16" in frame.format.name else np.float32
+        green = np.frombuffer(frame.planes[0], dtype).reshape(144, -1)[:, :96]
+    np.testing.assert_allclose(encode_srgb(green.astype(np.float32)), developed[..., 1] / 65535, atol=2e-3)
+    assert len(paths) == 3
+
+
+def test_a_raw_burst_and_a_model_for_pictures(tmp_path: Path) -> None:
+    paths = [dng(tmp_path / f"{index}.dng", (0.1 + 0.01 * index, 0.2, 0.3)) for index in range(3)]
+    merge_burst_files(paths, tmp_path / "a.tif", model=weights(tmp_path, "burst", scale=2))
     result = read_image(tmp_path / "a.tif").pixels
     assert (result.shape, result.dtype) == ((64, 96, 3), np.uint16)
+    with pytest.raises(InputError, match="DNG is for RAW frames"):
+        merge_burst_files(paths, tmp_path / "a.dng", model=weights(tmp_path, "burst", scale=2))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.dng"])
+def test_a_raw_burst_and_a_model_for_mosaics(tmp_path: Path, name: str) -> None:
+    paths, clean = raw_shots(tmp_path / "shots", 3, orientation=6)
+    model = weights(tmp_path, "burst-raw", scale=2, offset_groups=2)
+    for tile in (None, 48):
+        merge_burst_files(paths, tmp_path / name, model=model, tile=tile)
+        back = read_raw(tmp_path / name) if name == "a.dng" else read_image(tmp_path / name).pixels
+        assert back.shape == (192, 128, 3)
+        write_dng(tmp_path / "clean.dng", clean)
+        truth = read_raw(tmp_path / "clean.dng") / 65535
+        small = (
+            back[0::2, 0::2] / 262140
+            + back[1::2, 0::2] / 262140
+            + back[0::2, 1::2] / 262140
+            + back[1::2, 1::2] / 262140
+        )
+        assert np.abs(small - truth)[6:-6, 6:-6].mean() < 0.02  # untrained, it enlarges by cubic convolution
+
+
+def test_raw_frames_that_differ_are_named(tmp_path: Path) -> None:
+    paths, _ = raw_shots(tmp_path / "shots", 2)
+    other, _ = raw_shots(tmp_path / "other", 2, pattern="bggr")
+    turned, _ = raw_shots(tmp_path / "turned", 2, orientation=3)
+    for wrong in (other, turned):
+        with pytest.raises(InputError, match=r"1\.dng has pattern"):
+            merge_burst_files([paths[0], wrong[1]], tmp_path / "a.png", 2, options=HANDHELD)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_raw_frames_without_a_mosaic_are_developed_first(tmp_path: Path) -> None:
+    _, frame = raw_shots(tmp_path / "shots", 1)
+    for index in range(3):
+        rgb = convert_depth(np.roll(picture(), index, 1), "uint16")
+        write_linear_dng(tmp_path / f"{index}.dng", rgb // 2, frame)
+    report = Notes()
+    merge_burst_files([tmp_path / f"{i}.dng" for i in range(3)], tmp_path / "a.tif", 2, progress=report)
+    assert "0.dng holds no mosaic" in report.notes[0]
+    assert read_image(tmp_path / "a.tif").pixels.shape == (96, 128, 3)
+
+
+def test_one_frame_is_a_single_picture(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", picture())
+    for scale, factor in ((None, 4), (2, 2), (1.5, 1.5)):
+        report = Notes()
+        written = merge_burst_files([tmp_path / "0.png"], tmp_path / "a.png", scale, progress=report)
+        assert (written.width, written.height, written.frames) == (64 * factor, 48 * factor, 1)
+        assert report.notes == [f"{tmp_path / '0.png'} is the only frame: it is enlarged as a single picture"]
+    merge_burst_files([tmp_path / "0.png"], tmp_path / "a.png", 4)
+    expected = msr.upscale_image(convert_depth(picture(), "float32"), 4)
+    np.testing.assert_allclose(read_image(tmp_path / "a.png").pixels / 65535, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [BurstOptions(), HANDHELD])
+def test_equal_frames_are_the_same_as_one(tmp_path: Path, options: BurstOptions) -> None:
+    write_image(tmp_path / "0.png", picture())
+    for index in (1, 2):
+        (tmp_path / f"{index}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    write_image(tmp_path / "3.tif", picture())  # another file, the same pixels
+    merge_burst_files([tmp_path / "0.png"], tmp_path / "one.tif", 2, options=options)
+    report = Notes()
+    merge_burst_files(
+        [tmp_path / f"{i}.png" for i in range(3)], tmp_path / "a.tif", 2, options=options, progress=report
+    )
+    one = read_image(tmp_path / "one.tif").pixels
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, one)
+    assert "1.png is a copy" in report.notes[0]
+    if options is HANDHELD:
+        merge_burst_files([tmp_path / "0.png", tmp_path / "3.tif"], tmp_path / "b.tif", 2, options=options)
+        np.testing.assert_array_equal(read_image(tmp_path / "b.tif").pixels, one)
+
+
+def test_confidence_is_bright_where_the_other_frames_count(tmp_path: Path) -> None:
+    detail = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8), (0, 0), 1.5)
+    for index in range(4):
+        frame = np.roll(detail, index, 1)
+        if index:
+            frame[30:70, 40:90] = 255 - frame[30:70, 40:90]  # what moves
+        write_image(tmp_path / f"{index}.png", frame)
+    options = dataclasses.replace(HANDHELD, confidence=tmp_path / "w.png")
+    merge_burst_files([tmp_path / f"{i}.png" for i in range(4)], tmp_path / "a.png", 2, options=options)
+    weight = read_image(tmp_path / "w.png").pixels / 65535
+    assert weight.shape == (192, 256)
+    assert weight[80:120, 100:160].mean() < 0.1
+    assert weight[10:40, 30:220].mean() > 0.5
+
+
+def test_a_clip_is_a_burst(tmp_path: Path) -> None:
+    written = merge_burst_files([clip(tmp_path / "a.mp4", 4)], tmp_path / "a.png", 2)
+    assert (written.width, written.height, written.frames) == (128, 96, 4)
+
+
+def test_a_burst_of_two_hundred(tmp_path: Path) -> None:
+    for index in range(200):
+        write_image(tmp_path / f"{index}.png", np.roll(picture(16, 16), index % 7, 1) // 2 + index % 100)
+    report = Notes()
+    written = merge_burst_files([tmp_path], tmp_path / "out.tif", 2, options=HANDHELD, progress=report)
+    assert (written.frames, report.done) == (200, 200)
+    (tmp_path / "out.tif").unlink()
+    merge_burst_files([tmp_path], tmp_path / "b.tif", model=Weighted(), progress=report)
+    assert "200 frames: the first 30 are used, which is what the network takes" in report.notes
+
+
+@pytest.mark.parametrize(("size", "options"), [((1, 1), FIRST), ((1, 5), FIRST), ((3, 2), FIRST), ((3, 2), HANDHELD)])
+def test_the_smallest_frames(tmp_path: Path, size: tuple[int, int], options: BurstOptions) -> None:
+    for index in range(3):
+        write_image(tmp_path / f"{index}.png", np.full((*size, 3), 100 + index, np.uint8))
+    model = weights(tmp_path, "burst", scale=2) if options is FIRST else None
+    merge_burst_files([tmp_path], tmp_path / "out.tif", 2, model, options=options)
+    back = read_image(tmp_path / "out.tif").pixels
+    assert back.shape == (2 * size[0], 2 * size[1], 3)
+    assert np.abs(back / 257.0 - 101).max() < 3
 
 
 def test_files_of_different_sizes_are_named(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture())
     write_image(tmp_path / "b.png", picture(20, 30))
-    model, shots = weights(tmp_path, "burst"), [tmp_path / "a.png", tmp_path / "b.png"]
+    model, frames = weights(tmp_path, "burst"), [tmp_path / "a.png", tmp_path / "b.png"]
     with pytest.raises(InputError, match=r"b\.png is 30x20, expected 64x48"):
-        merge_burst_files(shots, tmp_path / "c.png", model=model)
+        merge_burst_files(frames, tmp_path / "c.png", model=model)
     assert not (tmp_path / "c.png").exists()

@@ -1,0 +1,98 @@
+"""A merged burst on its way to a file: developed where it is RAW, with what belongs to the base frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msr import io
+from msr.errors import InputError
+from msr.pipelines.choose import MAX_OUTPUT_PIXELS
+from msr.pipelines.pixels import describe, pack, unpack
+
+#: What these hold of the bits that merging gains.
+_DEEP = (".png", ".tif", ".tiff")
+
+
+def check_result(target: Path, size: tuple[int, int], scale: float, raw: bool) -> tuple[int, int]:
+    """Refuse a name or a size that a result cannot have, before any work is done for it.
+
+    Args:
+        target: the file to be written.
+        size: width and height of the frames, upright.
+        scale: enlargement.
+        raw: whether the result is linear camera RGB.
+
+    Returns:
+        Width and height of the result.
+
+    Raises:
+        InputError: the format cannot hold it, it is too large, or a DNG is asked for where there is no RAW result.
+
+    Example:
+        >>> check_result(Path("a.png"), (40, 30), 1.5, False)
+        (60, 45)
+    """
+    width, height = (math.ceil(side * scale - 1e-9) for side in size)
+    if width * height > MAX_OUTPUT_PIXELS:
+        raise InputError(f"{target} would become {width}x{height} pixels; at most {MAX_OUTPUT_PIXELS:,} are made")
+    if target.suffix.lower() != ".dng":
+        io.check_format(target, (height, width))
+    elif not raw:
+        raise InputError(f"cannot write {target}: DNG is for RAW frames that are merged before they are developed")
+    return width, height
+
+
+def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str) -> None:
+    """Write a result in the colours of pictures, with the base's profile, EXIF and transparency.
+
+    Args:
+        target: the file; PNG and TIFF get 16 bits, as merging averages the steps of 8 bits away.
+        rgb: ``(1, 3, sH, sW)`` in [0, 1].
+        base: the base frame.
+        name: how an error names it.
+    """
+    layout = describe(base.pixels, name)
+    alpha = unpack(base.pixels, layout, name)[1] if layout.channels == 4 else None
+    if layout.dtype == np.uint8 and target.suffix.lower() in _DEEP:
+        layout = dataclasses.replace(layout, dtype=np.dtype(np.uint16))
+    pixels = pack(rgb, alpha, layout)
+    assert isinstance(pixels, np.ndarray)
+    io.write_image(target, pixels, base.icc, base.exif)
+
+
+def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:
+    """Write a result in linear camera RGB: as it is into DNG, developed but linear into OpenEXR, else developed.
+
+    Args:
+        target: the file.
+        rgb: ``(1, 3, sH, sW)``, 0 at black and 1 at saturation, as the sensor lay.
+        base: the base frame, whose white balance, colours and EXIF the result has.
+    """
+    camera = rgb[0].permute(1, 2, 0).float().clamp(0, 1).cpu().numpy()
+    suffix = target.suffix.lower()
+    if suffix == ".dng":
+        io.write_linear_dng(target, io.convert_depth(camera, "uint16"), base)
+    elif suffix == ".exr":
+        io.write_exr(target, io.develop(camera, base, linear=True))
+    else:
+        pixels = io.develop(camera, base, "uint16" if suffix in _DEEP else "uint8")
+        io.write_image(target, pixels, None, base.exif)
+
+
+def save_confidence(target: Path, weight: Tensor, others: int, orientation: int) -> None:
+    """Write how much the other frames count as a gray picture: white where all of them do, black where none does.
+
+    Args:
+        target: the file.
+        weight: ``(1, 1, sH, sW)``, in frames.
+        others: number of frames beside the base.
+        orientation: of the frames, as EXIF counts.
+    """
+    share = (weight[0, 0] / max(others, 1)).clamp(0, 1).to(torch.float32).cpu().numpy()
+    io.write_image(target, np.ascontiguousarray(io.turn_upright(share, orientation)))

@@ -1,0 +1,107 @@
+"""The frames of a burst as they are merged, and which of them is the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from msr import io
+from msr.errors import InputError
+from msr.pipelines.burst_sources import Source
+from msr.pipelines.handheld.gray import gray_of
+from msr.pipelines.handheld.shot import Shot
+from msr.pipelines.pixels import describe, unpack
+
+
+class Shots:
+    """The frames of a burst, each read when it is asked for, all of the kind of the one that was read first.
+
+    Args:
+        frames: of the burst.
+        device: for ``shot`` and ``load``.
+        raw: whether RAW frames are taken before they are developed.
+
+    Raises:
+        InputError: a frame that cannot be read, or whose mosaic begins with other colours or lies otherwise.
+
+    Example:
+        >>> import numpy as np
+        >>> frames = [Source("a", (5, 4), lambda: io.Picture(np.zeros((4, 5, 3), np.uint8)))]
+        >>> Shots(frames, torch.device("cpu"), raw=False).load(0).size
+        (4, 5)
+    """
+
+    def __init__(self, frames: Sequence[Source], device: torch.device, raw: bool) -> None:
+        self._frames, self._device, self._raw = frames, device, raw
+        self._first: tuple[str, str] | None = None
+
+    def read(self, index: int) -> io.Picture | io.RawFrame:
+        """The frame as it is stored."""
+        frame = self._frames[index]
+        loaded = frame.load_raw() if self._raw and frame.load_raw is not None else frame.load()
+        kind = f"{loaded.pattern} and orientation {loaded.orientation}" if isinstance(loaded, io.RawFrame) else ""
+        first = self._first = self._first or (kind, frame.name)
+        if kind != first[0]:
+            raise InputError(f"{frame.name} has pattern {kind}, expected {first[0]} as {first[1]}")
+        return loaded
+
+    def shot(self, index: int, loaded: io.Picture | io.RawFrame) -> Shot:
+        """The frame as it is merged."""
+        if isinstance(loaded, io.RawFrame):
+            mosaic = torch.from_numpy(loaded.linear())[None, None].to(self._device)
+            return Shot(mosaic, loaded.pattern, loaded.white_balance, loaded.noise)
+        name = self._frames[index].name
+        return Shot(unpack(loaded.pixels, describe(loaded.pixels, name), name)[0].to(self._device))
+
+    def load(self, index: int) -> Shot:
+        """Read it, and make it that."""
+        return self.shot(index, self.read(index))
+
+
+def choose_base(wanted: str | int, count: int, load: Callable[[int], Shot]) -> int:
+    """Choose the frame that the result is to look like.
+
+    Args:
+        wanted: ``"sharpest"``, ``"first"``, or its index.
+        count: how many there are.
+        load: gives one of them.
+
+    Returns:
+        Its index.
+
+    Raises:
+        InputError: another word, or an index that there is not.
+
+    Example:
+        >>> choose_base("first", 3, lambda index: Shot(torch.zeros(1, 3, 4, 5)))
+        0
+    """
+    if wanted == "first":
+        return 0
+    if wanted == "sharpest":
+        return 0 if count == 1 else max(range(count), key=lambda index: sharpness(load(index)))
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < count:
+        raise InputError(f"base must be sharpest, first, or a number from 0 to {count - 1}, got {wanted!r}")
+    return wanted
+
+
+def sharpness(shot: Shot) -> float:
+    """How sharp a frame is beside others of the same scene: the mean square of its gray picture's differences.
+
+    Noise adds to it, in all frames alike.
+
+    Args:
+        shot: a frame.
+
+    Returns:
+        A number that grows with sharpness.
+
+    Example:
+        >>> sharpness(Shot(torch.zeros(1, 3, 4, 5)))
+        0.0
+    """
+    gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
+    across = gray[..., 1:] - gray[..., :-1]
+    down = gray[..., 1:, :] - gray[..., :-1, :]
+    return sum(float(step.square().mean()) for step in (across, down) if step.numel())
