@@ -16,7 +16,7 @@ from msr.io.frames import image_files
 from msr.io.image import convert_depth, read_image
 from msr.metrics import luma, quantize
 from msr.ops.resize import resize
-from msr.pipelines.burst_protocol import learned, protocol_burst, raw_figures, single_frame
+from msr.pipelines.burst_protocol import handheld, learned, protocol_burst, raw_figures, single_frame
 from msr.pipelines.choose import choose_model
 from msr.pipelines.figures import (
     SMALLEST,
@@ -196,6 +196,7 @@ def _raw_bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
         photo = _read_original(path, 2 * setting.scale, setting.crop)
         burst = protocol_burst(photo, index, RAW_COUNT, setting.scale)
         yield path.stem, "single", [*raw_figures(single_frame(burst, setting.scale), burst)]
+        yield path.stem, "handheld", [*raw_figures(handheld(burst, setting.scale), burst)]
         for name, model in setting.models:
             yield path.stem, name, [*raw_figures(learned(burst, model), burst)]
 
