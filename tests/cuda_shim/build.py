@@ -89,10 +89,9 @@ def library(name: str, sources: list[Path], flags: list[str]) -> Path:
 
 def kernels(suffix: str, ops: Sequence[str]) -> list[Path]:
     """Return the sources of some ops, of all where none is named."""
-    found = sorted((ROOT / "csrc").glob(f"*{suffix}"))
-    if unknown := set(ops) - {path.stem for path in found}:
+    if unknown := set(ops) - {path.stem for path in (ROOT / "csrc").glob("*.c*")}:
         raise ValueError(f"no kernel in csrc for {', '.join(sorted(unknown))}")
-    return [path for path in found if not ops or path.stem in ops]
+    return [path for path in sorted((ROOT / "csrc").glob(f"*{suffix}")) if not ops or path.stem in ops]
 
 
 def cuda_kernels(sanitize: Sequence[str] | None = None) -> Path:
