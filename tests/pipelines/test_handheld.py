@@ -1,5 +1,7 @@
 """Bursts merged without training, on bursts made here whose motion and truth are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 from msr.errors import InputError
 from msr.ops.resize import resize
-from msr.pipelines.handheld import Shot, merge_shots
+from msr.pipelines.handheld import Shot, merge_shots, sharpest, write_explanation
 
 SCALE, HEIGHT, WIDTH = 2, 96, 128
 MARGIN = 24
@@ -72,6 +74,96 @@ def test_motion_is_found_to_a_tenth_of_a_pixel(mosaic: str | None) -> None:
         true = -torch.tensor(shift).view(1, 2, 1, 1) / SCALE
         assert use.motion is not None
         assert float((use.motion.flow - true).square().sum(1).sqrt().mean()) < 0.1
+
+
+def moved_by_itself(count: int, mosaic: str | None) -> tuple[list[Shot], Tensor, tuple[slice, slice]]:
+    """A burst with a square that jumps about; its base frame's truth, and where the square was in any frame."""
+    other, frames = scene(1), []
+    truth = torch.empty(0)
+    for index, shift in enumerate(SHIFTS[:count]):
+        picture = scene()
+        y, x = MARGIN + 60, MARGIN + 70 + 13 * index
+        picture[:, y : y + 50, x : x + 50] = other[:, 80:130, 80:130]
+        truth = looked_at(picture, shift) if index == 0 else truth
+        frames.append(taken(looked_at(picture, shift), index, mosaic))
+    return frames, truth, (slice(56, 114), slice(66, 124 + 13 * count))
+
+
+@pytest.mark.parametrize("mosaic", [None, "rggb"])
+def test_what_moves_by_itself_is_no_worse_than_in_the_base(mosaic: str | None) -> None:
+    frames, truth, where = moved_by_itself(6, mosaic)
+    merged, single = merge_shots(frames, SCALE), merge_shots(frames[:1], SCALE)
+    assert psnr(merged.image, truth, where) >= psnr(single.image, truth, where) - 0.05
+    assert psnr(merged.image, truth) > psnr(single.image, truth) + 1.0
+
+
+def test_a_frame_of_something_else_does_not_count() -> None:
+    frames = burst("rggb", 5)
+    strange = taken(looked_at(scene(7), (0, 0)), 9, "rggb")
+    merged = merge_shots([*frames[:2], strange, *frames[2:]], SCALE)
+    assert [use.used for use in merged.frames] == [True, True, False, True, True, True]
+    assert torch.allclose(merged.image, merge_shots(frames, SCALE).image, atol=1e-5)
+
+
+@pytest.mark.parametrize("mosaic", [None, "rggb"])
+def test_light_of_another_exposure_is_evened_out(mosaic: str | None) -> None:
+    frames, truth = burst(mosaic), looked_at(scene(), SHIFTS[0])
+    changed = [*frames[:2], frames[2].brightened(0.5), *frames[3:]]
+    merged = merge_shots(changed, SCALE)
+    assert merged.frames[2].exposure == pytest.approx(0.5, rel=0.03)
+    assert psnr(merged.image, truth) > psnr(merge_shots(frames, SCALE).image, truth) - 0.5
+
+
+def test_a_blurred_frame_does_not_count() -> None:
+    frames = burst(None)
+    pixels = F.avg_pool2d(F.pad(frames[3].pixels, (3, 3, 3, 3), mode="reflect"), 7, 1)
+    blurred = Shot(pixels, noise=frames[3].noise)
+    merged = merge_shots([*frames[:3], blurred, *frames[4:]], SCALE)
+    assert not merged.frames[3].used
+    assert torch.allclose(merged.image, merge_shots([*frames[:3], *frames[4:]], SCALE).image, atol=1e-5)
+
+
+def test_large_motion_is_found() -> None:
+    big = scene(3)
+    base, moved = (Shot(F.avg_pool2d(big[None, :, y : y + 180, x : x + 180], 1)) for y, x in ((0, 0), (52, 64)))
+    use = merge_shots([base, moved], 1).frames[1]
+    assert use.motion is not None
+    inside = use.motion.flow[0, :, 5:, 5:]
+    assert float((inside - torch.tensor([-64.0, -52.0]).view(2, 1, 1)).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "mosaic"), [(1, 1, None), (1, 5, None), (3, 2, None), (2, 2, "rggb"), (7, 40, "gbrg")]
+)
+def test_frames_too_small_to_be_aligned_are_enlarged(height: int, width: int, mosaic: str | None) -> None:
+    shots = [Shot(torch.rand(1, 1 if mosaic else 3, height, width), mosaic) for _ in range(2)]
+    merged = merge_shots(shots, 2)
+    assert merged.image.shape == (1, 3, 2 * height, 2 * width)
+    assert torch.equal(merged.image, merge_shots(shots[:1], 2).image)
+
+
+def test_the_sharpest_frame_of_the_same_scene_is_the_base() -> None:
+    frames = burst(None, 5)
+    soft = [Shot(F.avg_pool2d(F.pad(f.pixels, (1, 1, 1, 1), mode="reflect"), 3, 1)) for f in frames]
+    strange = Shot(torch.rand(1, 3, HEIGHT, WIDTH))
+    dark = frames[4].brightened(0.25)
+    candidates = [soft[0], soft[1], strange, frames[3], dark, soft[4]]
+    assert sharpest(len(candidates), candidates.__getitem__) == 3
+
+
+def test_the_page_explains_each_frame(tmp_path: Path) -> None:
+    frames = burst("rggb", 3)
+    merged = merge_shots([*frames, frames[0]], SCALE)
+    target = tmp_path / "page.html"
+    names = ["base.dng", "<one>.dng", "two.dng", "again.dng"]
+    write_explanation(target, merged, frames[0], SCALE, names, lambda x: x.clamp(0, 1).sqrt())
+    page = target.read_text(encoding="utf-8")
+    assert "<one>" not in page
+    assert page.count("&lt;one&gt;.dng") >= 2
+    assert page.count("<td>merged</td>") == 2
+    assert page.count("<td>nothing new</td>") == 1
+    assert page.count("class='arrow'") >= 20
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_one_frame_is_the_frame_enlarged() -> None:

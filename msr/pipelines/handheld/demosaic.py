@@ -27,7 +27,8 @@ def demosaic(pixels: Tensor, mosaic: str, gains: tuple[float, float, float]) -> 
     Green is interpolated along rows and along columns, with the second difference of the other colour as correction
     (J. Hamilton and J. Adams, US patent 5,629,734, 1997), and the direction in which the colour differences change
     less around a pixel wins (D. Menon et al., "Demosaicing with directional filtering and a posteriori decision",
-    2007). Red and blue follow by bilinear interpolation of their difference to green.
+    2007). Red and blue follow by bilinear interpolation of their difference to green, then
+    green is taken once more from their full-size differences, as there.
 
     Args:
         pixels: ``(1, 1, H, W)``, linear, [0, 1].
@@ -50,12 +51,26 @@ def demosaic(pixels: Tensor, mosaic: str, gains: tuple[float, float, float]) -> 
     step = torch.tensor([0.0, 0.0, 1.0, 0.0, -1.0])
     greens, changes = [], []
     for across in (True, False):
-        green = filtered(balanced, taps, across=across)
-        change = filtered((balanced - green) * (1 - green_here), step, across=across).abs()
-        changes.append(box(change, 3))
-        greens.append(green)
-    best = torch.where(changes[0] <= changes[1], greens[0], greens[1])
-    green = torch.where(green_here > 0, balanced, best)
-    bilinear = torch.tensor([0.5, 1.0, 0.5])
-    red, blue = (green + both_ways((balanced - green) * masks[:, c : c + 1], bilinear) for c in (0, 2))
+        other = filtered(balanced, taps, across=across) - balanced
+        # The other colour less green: at green pixels, too.
+        greens.append(balanced + other * (1 - green_here))
+        changes.append(box(filtered(other * (2 * green_here - 1), step, across=across).abs(), 2))
+    along_rows = changes[0] <= changes[1]
+    green = torch.where(along_rows, greens[0], greens[1])
+    red, blue = _others(balanced, green, masks)
+    # Once more, by the differences to all neighbours in the direction of each pixel.
+    smooth = torch.full((3,), 1 / 3)
+    for difference, mask in ((red - green, masks[:, :1]), (blue - green, masks[:, 2:])):
+        near = torch.where(
+            along_rows, filtered(difference, smooth, across=True), filtered(difference, smooth, across=False)
+        )
+        green = torch.where(mask > 0, balanced - near, green)
+    red, blue = _others(balanced, green, masks)
     return torch.cat([red, green, blue], dim=1) / gain
+
+
+def _others(balanced: Tensor, green: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Red and blue, by bilinear interpolation of their difference to green."""
+    taps = torch.tensor([0.5, 1.0, 0.5])
+    red, blue = (green + both_ways((balanced - green) * masks[:, c : c + 1], taps) for c in (0, 2))
+    return red, blue

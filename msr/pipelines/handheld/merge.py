@@ -21,9 +21,12 @@ from msr.pipelines.handheld.shot import Shot
 from msr.pipelines.handheld.single import single_picture
 
 #: Standard deviations of the merging kernels, in pixels of the frames: where there is texture, and where there is none.
-DETAIL, FLAT, STRETCH = 0.28, 0.5, 2.0
+DETAIL, FLAT, STRETCH = 0.28, 0.8, 2.0
 #: A frame of which less than this is to be trusted shows something else.
-_FOREIGN = 0.1
+_FOREIGN = 0.2
+#: Frames with fewer pixels a side are too small to be aligned.
+_LEAST = 16
+_PREVIEW = 400
 
 Source = Shot | Callable[[], Shot]
 
@@ -38,6 +41,7 @@ class FrameUse:
         trust: ``(1, 1, H/2, W/2)`` from 0 to 1, how far it was trusted; None likewise.
         exposure: how many times the base's light it got.
         used: whether it counted at all.
+        preview: ``(1, 3, h, w)``, the frame in small, in its space.
     """
 
     index: int
@@ -45,6 +49,7 @@ class FrameUse:
     trust: Tensor | None
     exposure: float
     used: bool
+    preview: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,10 @@ def merge_shots(
     if not 0 <= base < len(shots):
         raise InputError(f"the base is frame {base}, but there are {len(shots)}")
     with torch.inference_mode():
-        merger = _Merger(_load(shots[base]), float(scale))
+        first = _load(shots[base])
+        merger = _Merger(first, float(scale))
         advance()
-        uses = [FrameUse(base, None, None, 1.0, True)]
+        uses = [FrameUse(base, None, None, 1.0, True, _preview(first))]
         for index in range(len(shots)):
             if index != base:
                 uses.append(merger.add(index, _load(shots[index])))
@@ -120,11 +126,22 @@ def _load(source: Source) -> Shot:
     return source if isinstance(source, Shot) else source()
 
 
+def _preview(shot: Shot) -> Tensor:
+    small = guide_of(shot.pixels, shot.mosaic)
+    reduction = -(-max(small.shape[2:]) // _PREVIEW)
+    return F.avg_pool2d(small, reduction, ceil_mode=True)
+
+
 class _Merger:
     """The sums, and what is known of the base."""
 
     def __init__(self, shot: Shot, scale: float) -> None:
-        self.scale = scale
+        self.scale, self.alone = scale, True
+        self.shot = shot
+        if min(shot.size) >= _LEAST:
+            self._prepare(shot)
+
+    def _prepare(self, shot: Shot) -> None:
         self.noise = estimate_noise(shot.pixels, shot.mosaic) if shot.noise is None else shot.noise
         self.shot = replace(shot, noise=self.noise)
         gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
@@ -132,7 +149,7 @@ class _Merger:
         self.brightness = float(gray.median())
         guide = guide_of(shot.pixels, shot.mosaic)
         self.guide = guide
-        self.judge = Judge(guide, guide_variance(guide, self.noise, shot.mosaic))
+        self.judge = Judge(guide, guide_variance(guide, self.noise, shot.mosaic), mosaic=shot.mosaic is not None)
         self.covariance = covariances(gray, _gray_noise(gray, self.shot), DETAIL, FLAT, STRETCH)
         height, width = shot.size
         axes = [torch.arange(n, device=gray.device, dtype=torch.float32) for n in (width, height)]
@@ -140,7 +157,6 @@ class _Merger:
         self.total = self.weight = self.own = torch.zeros(())
         self._gather(shot.pixels, self.place, torch.ones_like(gray))
         self.own = self.weight.clone()
-        self.alone = True
 
     def _gather(self, pixels: Tensor, positions: Tensor, trust: Tensor) -> None:
         image, weight = kernel_merge(
@@ -163,8 +179,9 @@ class _Merger:
             now, first = ("x".join(map(str, s.size[::-1])) for s in (shot, self.shot))
             kinds = f"mosaic {shot.mosaic}, expected {self.shot.mosaic}"
             raise InputError(f"frame {index} is {now}, expected {first}" if now != first else f"frame {index}: {kinds}")
-        if torch.equal(shot.pixels, self.shot.pixels):
-            return FrameUse(index, None, None, 1.0, False)
+        preview = _preview(shot)
+        if min(shot.size) < _LEAST or torch.equal(shot.pixels, self.shot.pixels):
+            return FrameUse(index, None, None, 1.0, False, preview)
         height, width = shot.size
         gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
         ratio = self.brightness / max(float(gray.median()), 1e-3)
@@ -186,13 +203,13 @@ class _Merger:
             full = F.interpolate(trust, size=(height, width), mode="bilinear", align_corners=False)
             # What got less light has more noise.
             self._gather(shot.pixels, self.place + flow, full * min(1.0, exposure))
-        return FrameUse(index, motion, trust, exposure, used)
+        return FrameUse(index, motion, trust, exposure, used, preview)
 
     def result(self) -> tuple[Tensor, Tensor]:
         single = single_picture(self.shot, self.scale)
-        weight = luma_of(self.weight - self.own)
         if self.alone:
-            return single, weight
+            return single, torch.zeros_like(single[:, :1])
+        weight = luma_of(self.weight - self.own)
         return restore(Sums(self.total, self.weight, self.own), single, self.shot.gains, self.scale, DETAIL), weight
 
 

@@ -12,11 +12,11 @@ from msr.pipelines.handheld.filters import both_ways
 
 _REACH = 5
 #: Power of noise over that of detail, for the inverse filter; how often it is applied.
-_NOISE, _STEPS = 0.1, 2
+_NOISE, _STEPS = 0.2, 2
 #: Weight at which the merge and the single frame are mixed half and half.
-_SATURATION = 0.5
+_SATURATION = 0.7
 #: Standard deviation of what smooths colours, in pixels of the result.
-_COLOUR = 0.8
+_COLOUR = 0.95
 #: Side of the parts worked on one after the other, and how much around them they see.
 _TILE, _HALO = 512, 24
 
