@@ -128,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a model")
     train.add_argument("config", type=Path, metavar="CONFIG.toml", help="what to train on what")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    how = train.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    how.add_argument("--dry-run", action="store_true", help="say what it would cost; write nothing")
     train.set_defaults(run=_train)
 
     commands.add_parser("models", help="list the models that ship").set_defaults(run=_models)
@@ -341,6 +343,12 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.dry_run:
+        from msr.pipelines.report import print_table
+        from msr.train.dry_run import dry_run
+
+        print_table(["", ""], dry_run(options.config))
+        return
     from msr.train import train
 
     train(options.config, resume=options.resume)

@@ -46,6 +46,8 @@ class TrainConfig:
     batch: int = 16
     patch: int = 32  # low-resolution pixels
     frames: int = 1  # of a clip or burst
+    # Smaller patches and shorter clips at first, which are quicker: [until which share of the steps, patch, frames].
+    stages: tuple[tuple[float, int, int], ...] = ()
     learning_rate: float = 1e-3
     loss: str = "charbonnier"
     # Weight of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere.
@@ -58,6 +60,8 @@ class TrainConfig:
     seed: int = 0
     threads: int = 0  # 0: as PyTorch chooses
     validate_every: int = 500
+    log_every: int = 100  # steps; a line of the log is the mean over them
+    tensorboard: bool = False  # write for TensorBoard, too; needs the package tensorboard
     checkpoint_minutes: float = 3.0
 
 
@@ -71,6 +75,18 @@ class Config:
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def at(self, step: int) -> Config:
+        """The configuration with the patch and the number of frames of a step (counted from 0).
+
+        Example:
+            >>> Config("image", {}, train=TrainConfig(steps=10, patch=32, stages=((0.5, 16, 1),))).at(4).train.patch
+            16
+        """
+        for share, patch, frames in self.train.stages:
+            if step < share * self.train.steps:
+                return dataclasses.replace(self, train=dataclasses.replace(self.train, patch=patch, frames=frames))
+        return self
+
 
 def _section(path: Path, name: str, cls: type, values: Any) -> Any:
     if not isinstance(values, dict):
@@ -80,6 +96,10 @@ def _section(path: Path, name: str, cls: type, values: Any) -> Any:
         if key not in fields:
             raise InputError(f"{path}: [{name}] has no setting {key!r}; it has {', '.join(fields)}")
         default = fields[key].default
+        if key == "stages":
+            if not isinstance(value, list) or not all(_is_stage(stage) for stage in value):
+                raise InputError(f"{path}: [{name}] stages must be a list of [share, patch, frames], got {value!r}")
+            continue
         if isinstance(default, tuple):
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
                 raise InputError(f"{path}: [{name}] {key} must be a list of strings, got {value!r}")
@@ -87,7 +107,17 @@ def _section(path: Path, name: str, cls: type, values: Any) -> Any:
         kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise InputError(f"{path}: [{name}] {key} must be a {type(default).__name__}, got {value!r}")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _is_stage(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3 or any(isinstance(v, bool) for v in value):
+        return False
+    return isinstance(value[0], int | float) and all(isinstance(v, int) for v in value[1:])
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def load_config(path: Path) -> Config:
@@ -154,7 +184,7 @@ def _check(config: Config) -> None:
         raise ValueError("[train] output must name a .safetensors file")
     if train.loss not in get_args(LossName):
         raise ValueError(f"[train] loss must be one of {', '.join(get_args(LossName))}, got {train.loss!r}")
-    lowest = {"steps": 1, "batch": 1, "patch": 1, "validate_every": 1, "threads": 0, "seed": 0}
+    lowest = {"steps": 1, "batch": 1, "patch": 1, "validate_every": 1, "log_every": 1, "threads": 0, "seed": 0}
     lowest["frames"] = 1 if config.kind == "image" else 2
     for name, least in lowest.items():
         if getattr(train, name) < least:
@@ -168,3 +198,13 @@ def _check(config: Config) -> None:
         raise ValueError(f"[train] flow_share must be from 0 to 1, got {train.flow_share}")
     if train.flow_only and (config.kind == "image" or train.flow_weight == 0.0):
         raise ValueError("[train] flow_only needs a video or burst model and a flow_weight above 0")
+    before = 0.0
+    for share, patch, frames in train.stages:
+        if not before < share < 1.0:
+            raise ValueError(f"[train] stages must have rising shares between 0 and 1, got {share} after {before}")
+        if patch < 1 or frames < lowest["frames"]:
+            needed = f"a patch of 1 and {lowest['frames']} frames at least"
+            raise ValueError(f"[train] stages need {needed}, got {patch} and {frames}")
+        before = share
+    if train.stages and train.minutes:
+        raise ValueError("[train] stages go by steps, so minutes must be 0")

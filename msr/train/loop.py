@@ -6,12 +6,8 @@ import dataclasses
 import json
 import math
 import pickle
-import queue
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,43 +15,16 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
 from msr.models import ModelCard, build_model, load_model, save_model
+from msr.train.batches import batches
 from msr.train.config import Config, TrainConfig, load_config
-from msr.train.tasks import Task, make_task
+from msr.train.ranks import Ranks
+from msr.train.record import Record
+from msr.train.tasks import make_task
 
-
-def _batches(task: Task, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Endless batches, made by a thread while the network works."""
-    rng = np.random.default_rng(seed)
-    ready: queue.Queue[dict[str, Tensor] | BaseException] = queue.Queue(maxsize=4)
-    stop = threading.Event()
-
-    def put(item: dict[str, Tensor] | BaseException) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                put(task.sample(rng))
-        except BaseException as error:  # carried over to the training thread
-            put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
+#: So many steps in a row without a finite gradient end a run: it will not come back by itself.
+_PATIENCE = 20
 
 
 def _learning_rate(progress: float, step: int, config: TrainConfig) -> float:
@@ -83,12 +52,9 @@ class Trainer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.output = Path(settings.output)
-        try:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.output.parent}: cannot be made: {error.strerror}") from error
         self.checkpoint = self.output.with_suffix(".checkpoint.pt")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = Ranks.join()
+        self.device = self.ranks.device
         try:
             self.model = build_model(config.kind, config.model)
             taken = set().union(*(_take_over(self.model, source) for source in settings.init))
@@ -99,7 +65,8 @@ class Trainer:
             m.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
-        self.task = make_task(config, int(self.model.scale))  # type: ignore[arg-type]
+        self.stage = config.at(0)
+        self.task = make_task(self.stage, int(self.model.scale))  # type: ignore[arg-type]
         named = [(k, p) for k, p in self.model.named_parameters() if not settings.flow_only or k.startswith("flow.")]
         groups = [
             {"params": [p for k, p in named if k not in taken], "rate": 1.0},
@@ -108,6 +75,8 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
         self.step = 0
         self.seconds = 0.0
+        self.sums: dict[str, list[float]] = {}  # what the next line of the log is the mean of
+        self._failed = 0
 
     def save(self) -> None:
         """Write a checkpoint beside the output, whole or not at all."""
@@ -119,6 +88,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "sums": self.sums,
             },
             temporary,
         )
@@ -134,8 +104,20 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.sums = state.get("sums", {})
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"{self.checkpoint}: not a checkpoint of this configuration") from error
+        self.task.begin(self.step)
+
+    def enter_stage(self) -> bool:
+        """Take up the patch and clip length of the present step; whether they are new."""
+        stage = self.config.at(self.step)
+        if stage == self.stage:
+            return False
+        self.stage = stage
+        self.task = make_task(stage, int(self.model.scale))  # type: ignore[arg-type]
+        self.task.begin(self.step)
+        return True
 
     @property
     def progress(self) -> float:
@@ -144,7 +126,11 @@ class Trainer:
         return max(done, self.seconds / (60.0 * settings.minutes)) if settings.minutes else done
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One optimisation step; returns what to log."""
+        """One optimisation step; returns what to log. Where the gradient is not finite, the weights stay as they are.
+
+        Raises:
+            WorkError: it has not been finite for many steps.
+        """
         settings = self.config.train
         rate = _learning_rate(self.progress, self.step, settings)
         for group in self.optimizer.param_groups:
@@ -154,9 +140,18 @@ class Trainer:
             loss, logs = self.task.loss(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.average(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
+            self._failed = 0
+        else:
+            self._failed += 1
+            if self._failed == _PATIENCE:
+                raise WorkError(
+                    f"{self.output}: the loss has not been finite since step {self.step - _PATIENCE + 1}; "
+                    f"try a lower learning_rate, from the last checkpoint"
+                )
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -180,18 +175,20 @@ class Trainer:
             license="Apache-2.0",
         )
 
-    def validate(self) -> float:
-        """The averaged model's figure on the validation pictures; a before/after picture goes beside the output."""
+    def validate(self) -> tuple[float, np.ndarray]:
+        """The averaged model's figure on the validation pictures, and the picture left beside the output."""
         with torch.inference_mode():
             figure, picture = self.task.validate(self.average, self.device)
         cv2.imwrite(str(self.output.with_suffix(".png")), picture[..., ::-1])
-        return figure
+        return figure, picture
 
 
 def train(config: Path, *, resume: bool = False) -> Path:
     """Train a model as a configuration file says.
 
-    Beside the weights go a checkpoint, a log (one JSON object a line) and a validation picture.
+    Beside the weights go a checkpoint, a log (one JSON object a line) and a validation picture. The same configuration
+    gives the same losses and weights each time on a CPU, unless ``minutes`` lets the clock decide; a run that was
+    killed and goes on gives those of one that was not. Started by torchrun, all processes train one model.
 
     Args:
         config: the TOML file (see `msr.train.config`).
@@ -202,48 +199,108 @@ def train(config: Path, *, resume: bool = False) -> Path:
 
     Raises:
         InputError: the configuration or its data cannot be used.
+        WorkError: the loss does not stay finite.
+
+    Example:
+        >>> train(Path("image.toml"))    # doctest: +SKIP
+        PosixPath('image-x4.safetensors')
     """
     settings = load_config(config)
+    output = Path(settings.train.output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output.parent}: cannot be made: {error.strerror}") from error
     trainer = Trainer(settings)
     if resume:
         trainer.restore()
-    log = trainer.output.with_suffix(".jsonl")
+    try:
+        if trainer.ranks.rank:
+            _Run(trainer, None).go()
+        else:
+            record = Record(output, settings.train.tensorboard, trainer.step)
+            _Run(trainer, record).go()
+            _finish(trainer, record)
+            record.close()
+    finally:
+        trainer.ranks.leave()
+    return output
 
-    def note(entry: dict[str, Any]) -> None:
-        with log.open("a") as file:
-            file.write(json.dumps({"step": trainer.step, "minutes": round(trainer.seconds / 60, 2), **entry}) + "\n")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    batches = _batches(trainer.task, settings.train.seed + trainer.step)
-    last_save = time.monotonic()
-    sums: dict[str, list[float]] = {}
-    with Progress(*columns) as bar:
-        row = bar.add_task("training", total=1000)
-        while trainer.progress < 1.0:
-            start = time.monotonic()
-            logs = trainer.update(next(batches))
-            trainer.seconds += time.monotonic() - start
-            for key, value in logs.items():
-                sums.setdefault(key, []).append(value)
-            if trainer.step % 100 == 0:
-                note({k: round(float(np.mean(v)), 6) for k, v in sums.items()})
-                sums = {}
-            if settings.data.validation and trainer.step % settings.train.validate_every == 0:
-                note({"validation": round(trainer.validate(), 4)})
-            if time.monotonic() - last_save > 60.0 * settings.train.checkpoint_minutes:
-                trainer.save()
-                last_save = time.monotonic()
-            bar.update(
-                row, completed=int(1000 * trainer.progress), description=f"step {trainer.step} loss {logs['loss']:.4f}"
-            )
-    if sums:
-        note({k: round(float(np.mean(v)), 6) for k, v in sums.items()})
+class _Run:
+    """The steps of a run, its clock and its log; only the first process (``record``) saves and says something."""
+
+    def __init__(self, trainer: Trainer, record: Record | None) -> None:
+        self.trainer, self.record = trainer, record
+        self.waited = self.spent = 0.0  # seconds since the last line of the log
+
+    def go(self) -> None:
+        trainer, settings = self.trainer, self.trainer.config.train
+        last_save = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, disable=self.record is None) as bar:
+            row = bar.add_task("training", total=1000)
+            trainer.enter_stage()
+            ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
+            while trainer.progress < 1.0:
+                if trainer.enter_stage():
+                    ready.close()
+                    ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
+                start = time.monotonic()
+                batch = next(ready)
+                self.waited += time.monotonic() - start
+                logs = trainer.update(batch)
+                self.spent += time.monotonic() - start
+                trainer.seconds = trainer.ranks.agree(trainer.seconds + time.monotonic() - start)
+                if self.record is None:
+                    continue
+                for key, value in logs.items():
+                    finite = math.isfinite(value)
+                    trainer.sums.setdefault(key if finite else "skipped", []).append(value if finite else 1.0)
+                self._note_what_is_due(self.record)
+                if time.monotonic() - last_save > 60.0 * settings.checkpoint_minutes:
+                    trainer.save()
+                    last_save = time.monotonic()
+                said = f"step {trainer.step} loss {logs['loss']:.4f}, waiting for data {self.waiting:.0%}"
+                bar.update(row, completed=int(1000 * trainer.progress), description=said)
+            ready.close()
+
+    @property
+    def waiting(self) -> float:
+        """The share of the time in which the network had no data."""
+        return self.waited / max(self.spent, 1e-9)
+
+    def _note_what_is_due(self, record: Record) -> None:
+        trainer, settings = self.trainer, self.trainer.config.train
+        if trainer.step % settings.log_every == 0:
+            record.note(trainer.step, {**_means(trainer), "waiting": round(self.waiting, 3)})
+            trainer.sums, self.waited, self.spent = {}, 0.0, 0.0
+        if trainer.config.data.validation and trainer.step % settings.validate_every == 0:
+            figure, picture = trainer.validate()
+            record.note(trainer.step, {"validation": round(figure, 4)})
+            record.picture(trainer.step, picture)
+
+
+def _means(trainer: Trainer) -> dict[str, float]:
+    """A line of the log: the clock, the means since the last line, and how many steps had no finite loss."""
+    sums = dict(trainer.sums)
+    skipped = len(sums.pop("skipped", []))
+    means = {"minutes": round(trainer.seconds / 60, 2), **{k: round(float(np.mean(v)), 6) for k, v in sums.items()}}
+    return means | ({"skipped": skipped} if skipped else {})
+
+
+def _finish(trainer: Trainer, record: Record) -> None:
+    """The last checkpoint and line of the log, the weights, their card."""
     trainer.save()
+    if trainer.sums:
+        record.note(trainer.step, _means(trainer))
+    settings = trainer.config
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
     figures = {}
     if settings.data.validation:
-        figures[f"validation {trainer.task.measure}, dB"] = round(trainer.validate(), 2)
-        note({**figures, "final": True})
+        figure, picture = trainer.validate()
+        figures[f"validation {trainer.task.measure}, dB"] = round(figure, 2)
+        record.picture(trainer.step, picture)
+        record.note(trainer.step, {"minutes": round(trainer.seconds / 60, 2), **figures, "final": True})
     card = json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1)
     trainer.output.with_suffix(".json").write_text(card + "\n")
-    return trainer.output

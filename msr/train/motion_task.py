@@ -30,6 +30,7 @@ class MotionTask:
     """What clips and bursts share: simulated frames, their flow, its loss."""
 
     measure = "PSNR-Y"
+    period = 1
 
     def __init__(self, config: Config, scale: int, motion: MotionRange) -> None:
         self.scale = scale
@@ -58,6 +59,12 @@ class MotionTask:
         truth = torch.stack([true_flow(maps, t, r, side, s, centered) for t, r in pairs])
         share = torch.from_numpy(np.stack([shares[t] for t, _ in pairs])).permute(0, 3, 1, 2)[..., ::s, ::s]
         return frames, truth[..., m:-m, m:-m], (share[..., m:-m, m:-m] > 0.99).float()
+
+    def begin(self, step: int) -> None:
+        """Be where a run is after so many steps."""
+        self._flow_turns = 0.0
+        for _ in range(step):
+            self.learn_flow()
 
     def learn_flow(self) -> bool:
         """Whether the flow network learns in this step: evenly spread over the steps."""

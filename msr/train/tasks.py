@@ -23,9 +23,16 @@ from msr.train.simulation import MotionRange
 
 
 class Task(Protocol):
-    """Batches, loss and validation of one kind of model; ``measure`` says what validation gives, in decibels."""
+    """Batches, loss and validation of one kind of model.
+
+    ``measure`` says what validation gives, in decibels; ``period`` is the number of batches that are simulated at once;
+    ``begin`` puts a new task where a run is after so many steps.
+    """
 
     measure: str
+    period: int
+
+    def begin(self, step: int) -> None: ...
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]: ...
 
@@ -38,6 +45,7 @@ class ImageTask:
     """Crops of photos, degraded."""
 
     measure = "PSNR-Y"
+    period = 1
 
     def __init__(self, config: Config, scale: int) -> None:
         self.scale = scale
@@ -47,6 +55,9 @@ class ImageTask:
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self.photos = PhotoSet(Path(config.data.photos), self.size)
         self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
+
+    def begin(self, step: int) -> None:
+        """Nothing depends on the steps before."""
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         crops = [augment(self.photos.crop(self.size, rng), rng) for _ in range(self.settings.batch)]

@@ -91,6 +91,12 @@ def test_good(tmp_path: Path) -> None:
         ("frames = 5", "frames = 1", "[train] frames must be at least 2, got 1"),
         ("steps = 7", "learning_rate = inf", "learning_rate must not be negative, got inf"),
         ("steps = 7", "ema = 1.0", "ema must be from 0 to below 1"),
+        ("steps = 7", "log_every = 0", "[train] log_every must be at least 1"),
+        ("steps = 7", "stages = [0.5, 16, 3]", "stages must be a list of [share, patch, frames]"),
+        ("steps = 7", "stages = [[0.5, 16.0, 3]]", "stages must be a list of [share, patch, frames]"),
+        ("steps = 7", "stages = [[0.5, 16, 3], [0.4, 24, 3]]", "rising shares between 0 and 1, got 0.4 after 0.5"),
+        ("steps = 7", "stages = [[0.5, 16, 1]]", "stages need a patch of 1 and 2 frames at least, got 16 and 1"),
+        ("steps = 7", "minutes = 3.0\nstages = [[0.5, 16, 3]]", "stages go by steps, so minutes must be 0"),
         ("steps = 7", 'loss = "l1"', "[train] loss must be one of charbonnier, mse, got 'l1'"),
         ("flow_weight = 0.05", "", "flow_only needs a video or burst model and a flow_weight above 0"),
         ("[model]", "[model", "not a TOML file"),
@@ -99,6 +105,14 @@ def test_good(tmp_path: Path) -> None:
 def test_wrong_settings(old: str, new: str, said: str, tmp_path: Path) -> None:
     assert GOOD.count(old) == 1
     assert said in refusal(tmp_path, GOOD.replace(old, new))
+
+
+def test_stages_by_steps(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, GOOD.replace("steps = 7", "steps = 10\nstages = [[0.25, 8, 2], [0.5, 16, 3]]"))
+    )
+    sizes = [(config.at(step).train.patch, config.at(step).train.frames) for step in range(10)]
+    assert sizes == [(8, 2)] * 3 + [(16, 3)] * 2 + [(32, 5)] * 5
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from msr.errors import InputError
 from msr.models import ModelCard, build_model, load_model, save_model
 from msr.ops import resize
 from msr.train import train
+from msr.train.batches import batches
 from msr.train.config import Config, DataConfig, DegradationConfig, TrainConfig
-from msr.train.loop import Trainer, _batches
+from msr.train.loop import Trainer
 
 MODEL = {"channels": 8, "blocks": 1, "scale": 2}
 
@@ -289,11 +290,13 @@ def test_a_killed_run_goes_on(tmp_path: Path, photos: Path) -> None:
 
 def test_an_error_in_making_batches_reaches_the_training_thread() -> None:
     class Broken:
+        period = 1
+
         def sample(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             raise InputError("this photo cannot be read")
 
     with pytest.raises(InputError, match="this photo cannot be read"):
-        next(_batches(Broken(), 0))  # type: ignore[arg-type]
+        next(batches(Broken(), 0))  # type: ignore[arg-type]
 
 
 def test_time_limits_training_too(tmp_path: Path, photos: Path) -> None:

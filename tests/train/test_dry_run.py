@@ -1,0 +1,70 @@
+"""What a dry run says: counts that are checked by hand, and nothing written."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from originals import photo_folder
+from test_training import MODEL, tables, write
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from msr.cli import main
+from msr.models import build_model
+from msr.ops import conv_pixel_shuffle, conv_transpose2d, correlation, deform_conv2d
+from msr.train.dry_run import _COUNTED, multiplications
+
+
+def test_operations_of_an_image_model_by_hand() -> None:
+    # Head 3 to 8, a block of two and the trunk's end 8 to 8, 8 to 12 for the sub-pixels; attention is next to nothing.
+    by_hand = 180 * 320 * 9 * (3 * 8 + 3 * 8 * 8 + 8 * 12)
+    counted = multiplications("image", MODEL)
+    assert by_hand <= counted < 1.001 * by_hand
+
+
+def test_our_ops_count_as_torchs_own() -> None:
+    x, weight = torch.rand(1, 6, 10, 12), torch.rand(12, 6, 3, 3)
+
+    def counted(run: object) -> int:
+        with FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
+            run()  # type: ignore[operator]
+        return counter.get_total_flops()
+
+    plain = counted(lambda: F.conv2d(x, weight, padding=1))
+    assert plain == 2 * 10 * 12 * 12 * 6 * 9
+    assert counted(lambda: deform_conv2d(x, torch.zeros(1, 18, 10, 12), weight, padding=1)) == plain
+    assert counted(lambda: conv_pixel_shuffle(x, weight, torch.zeros(12), 2)) == plain
+    up = torch.rand(6, 3, 8, 8)
+    ours = counted(lambda: conv_transpose2d(x, up, stride=4, padding=2))
+    assert ours == counted(lambda: F.conv_transpose2d(x, up, stride=4, padding=2))
+    assert counted(lambda: correlation(x, x, 4)) == 2 * 81 * 6 * 10 * 12
+
+
+@pytest.mark.parametrize("kind", ["video", "burst", "burst-raw"])
+def test_operations_of_the_other_kinds(kind: str) -> None:
+    image = multiplications("image", MODEL)
+    assert image < multiplications(kind, MODEL, 2)
+    if kind != "video":
+        assert multiplications(kind, MODEL, 2) < multiplications(kind, MODEL, 4)
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = photo_folder(tmp_path / "photos", 2, 96)
+    run = tables("image", photos, tmp_path / "out" / "mine.safetensors", steps=100, stages=[[0.5, 6, 1]])
+    run["data"]["validation"] = str(photos)
+    path = write(tmp_path / "c.toml", **run)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", "--dry-run", str(path)]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().out
+    assert f"{sum(p.numel() for p in build_model('image', MODEL).parameters()):,} parameters" in said
+    assert f"{multiplications('image', MODEL) / 1e9:.2f} GMACs for a frame of 320x180" in said
+    assert "2 photos in" in said
+    assert "2 originals for validation" in said
+    assert [float(x) > 0 for x in re.findall(r"([\d.]+) s for 2 of [68]x[68];", said)] == [True, True]
+    assert "for 100 steps" in said
+    assert "for the process at its peak" in said
+    run["data"]["validation"] = str(tmp_path / "none")
+    assert main(["train", "--dry-run", str(write(path, **run))]) == 2
+    assert "no such folder of photos" in capsys.readouterr().err
