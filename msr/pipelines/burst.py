@@ -266,5 +266,4 @@ def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted:
     if lost:
         report.note(f"{len(lost)} of {len(frames)} frames show something else, or nothing new: {', '.join(lost[:5])}")
     if wanted.confidence is not None:
-        orientation = first.orientation if isinstance(first, io.RawFrame) else 1
-        save_confidence(Path(wanted.confidence), merged.weight, len(frames) - 1, orientation)
+        save_confidence(Path(wanted.confidence), merged.weight, len(frames) - 1, first)

@@ -85,14 +85,16 @@ def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:
         io.write_image(target, pixels, None, base.exif)
 
 
-def save_confidence(target: Path, weight: Tensor, others: int, orientation: int) -> None:
+def save_confidence(target: Path, weight: Tensor, others: int, base: io.Picture | io.RawFrame) -> None:
     """Write how much the other frames count as a gray picture: white where all of them do, black where none does.
 
     Args:
         target: the file.
-        weight: ``(1, 1, sH, sW)``, in frames.
+        weight: ``(1, 1, sH, sW)``, in pixels of the other frames.
         others: number of frames beside the base.
-        orientation: of the frames, as EXIF counts.
+        base: the base frame.
     """
-    share = (weight[0, 0] / max(others, 1)).clamp(0, 1).to(torch.float32).cpu().numpy()
+    # A pixel of a mosaic is one of three colours.
+    each, orientation = (1 / 3, base.orientation) if isinstance(base, io.RawFrame) else (1.0, 1)
+    share = (weight[0, 0] / (each * max(others, 1))).clamp(0, 1).to(torch.float32).cpu().numpy()
     io.write_image(target, np.ascontiguousarray(io.turn_upright(share, orientation)))

@@ -389,6 +389,15 @@ def test_confidence_is_bright_where_the_other_frames_count(tmp_path: Path) -> No
     assert weight[10:40, 30:220].mean() > 0.5
 
 
+def test_confidence_of_a_raw_burst_is_upright(tmp_path: Path) -> None:
+    paths, _ = raw_shots(tmp_path / "shots", 4, orientation=6)
+    options = dataclasses.replace(HANDHELD, confidence=tmp_path / "w.tif")
+    merge_burst_files(paths, tmp_path / "a.png", 1, options=options)
+    weight = read_image(tmp_path / "w.tif").pixels
+    assert (weight.shape, weight.dtype) == ((96, 64), np.float32)
+    assert 0.5 < weight[8:-8, 8:-8].mean() <= 1
+
+
 def test_a_clip_is_a_burst(tmp_path: Path) -> None:
     written = merge_burst_files([clip(tmp_path / "a.mp4", 4)], tmp_path / "a.png", 2)
     assert (written.width, written.height, written.frames) == (128, 96, 4)
