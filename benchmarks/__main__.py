@@ -19,6 +19,7 @@ BENCHMARKS = {
     "kernel_merge": "benchmarks.ops.kernel_merge",
     "conv_transpose2d": "benchmarks.ops.conv_transpose2d",
     "conv_pixel_shuffle": "benchmarks.ops.conv_pixel_shuffle",
+    "resize": "benchmarks.ops.resize",
     "yuv": "benchmarks.pipelines.yuv",
 }
 
