@@ -11,12 +11,16 @@ from msr.ops import deform_conv2d, deform_conv2d_reference
 
 
 def cases(device: torch.device) -> list[Case]:
-    """Return forward comparisons at 1 x 64 x 180 x 320 and, with gradients, at a training size."""
+    """Return comparisons with and without gradients at 1 x 64 x 180 x 320 and twice that, and at a training size."""
     found = []
-    large = _arguments((1, 64, 180, 320), 16, device)
-    for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels_last")):
-        given = [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in large]
-        found.append(Case(f"64 to 64, {name}", _without_graph(_calls(*given))))
+    for height, width in ((360, 640), (180, 320)):
+        large = _arguments((1, 64, height, width), 16, device)
+        for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels_last")):
+            given = [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in large]
+            size = "" if height == 180 else f", {height}x{width}"
+            found.append(Case(f"64 to 64{size}, {name}", _without_graph(_calls(*given))))
+            # Against the gradients of the plain convolution of the same shape.
+            found.append(Case(f"64 to 64{size}, {name}, gradients", _gradients(given, _calls)))
     for dtype in (torch.bfloat16, torch.float16):
         given = [t if n == 1 else t.to(dtype) for n, t in enumerate(large)]  # offsets stay float32
         found.append(Case(f"64 to 64, NCHW, {str(dtype).removeprefix('torch.')}", _without_graph(_calls(*given))))
@@ -26,7 +30,7 @@ def cases(device: torch.device) -> list[Case]:
     training = _arguments((4, 48, 48, 48), 8, device)
     reference = _reference(*training)
     found.append(Case("48 to 48, 4 x 48 x 48", _without_graph({**reference, **_calls(*training)})))
-    found.append(Case("48 to 48, 4 x 48 x 48, gradients", _gradients(training)))
+    found.append(Case("48 to 48, 4 x 48 x 48, gradients", _gradients(training, _with_reference)))
     return found
 
 
@@ -56,10 +60,16 @@ def _without_graph(calls: dict[str, Callable[[], Tensor]]) -> dict[str, Callable
     return {name: torch.no_grad()(call) for name, call in calls.items()}
 
 
-def _gradients(tensors: list[Tensor]) -> dict[str, Callable[[], object]]:
+def _with_reference(*tensors: Tensor) -> dict[str, Callable[[], Tensor]]:
+    return {**_reference(*tensors), **_calls(*tensors)}
+
+
+def _gradients(
+    tensors: list[Tensor], calls_of: Callable[..., dict[str, Callable[[], Tensor]]]
+) -> dict[str, Callable[[], object]]:
     """Time the gradients of all arguments alone: the forward pass is done once, before."""
     leaves = [t.detach().requires_grad_() for t in tensors]
-    calls = {**_reference(*leaves), **_calls(*leaves)}
+    calls = calls_of(*leaves)
 
     def again(call: Callable[[], Tensor]) -> Callable[[], object]:
         out = call()

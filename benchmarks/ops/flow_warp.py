@@ -1,4 +1,4 @@
-"""flow_warp against its reference and grid_sample: 1 x 64 x 180 x 320 along a smooth flow of a few pixels."""
+"""flow_warp against its reference and grid_sample: 64 channels of two sizes along a smooth flow of a few pixels."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,13 @@ from msr.ops import flow_warp, flow_warp_reference
 
 def cases(device: torch.device) -> list[Case]:
     """Return the forward and backward comparisons in both layouts; the first candidate is the reference."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 64, 180, 320, generator=generator).to(device)
-    coarse = 4 * torch.randn(1, 2, 12, 20, generator=generator)
-    flow = F.interpolate(coarse, size=(180, 320), mode="bicubic").to(device)
     found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        name = f"bilinear, 360x640, {'channels_last' if layout == torch.channels_last else 'NCHW'}"
+        features, flow = _arguments(360, 640, device)
+        x = features.contiguous(memory_format=layout)
+        found += [Case(name, _forward(x, flow, "bilinear")), Case(f"{name}, gradients", _backward(x, flow, "bilinear"))]
+    features, flow = _arguments(180, 320, device)
     for layout in (torch.channels_last, torch.contiguous_format):
         x = features.contiguous(memory_format=layout)
         name = "channels_last" if layout == torch.channels_last else "NCHW"
@@ -28,6 +30,13 @@ def cases(device: torch.device) -> list[Case]:
         for interpolation in ("bilinear", "bicubic", "nearest"):
             found.append(Case(f"{interpolation}, {name}, gradients", _backward(x, flow, interpolation)))
     return found
+
+
+def _arguments(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 64, height, width, generator=generator)
+    coarse = 4 * torch.randn(1, 2, 12, 20, generator=generator)
+    return features.to(device), F.interpolate(coarse, size=(height, width), mode="bicubic").to(device)
 
 
 def _grid_sample(x: Tensor, flow: Tensor, interpolation: str) -> Tensor:
