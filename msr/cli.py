@@ -185,6 +185,7 @@ def _add_burst(parser: argparse.ArgumentParser) -> None:
         "--base", default="sharpest", metavar="N", help="the frame to look like: sharpest, first, or a number from 0 on"
     )
     parser.add_argument("--confidence", type=Path, metavar="FILE", help="a picture of how much the other frames count")
+    parser.add_argument("--explain", type=Path, metavar="PAGE.html", help="a page on how the frames were merged")
     _add_model_options(parser, float)
     parser.set_defaults(run=_burst)
 
@@ -296,6 +297,7 @@ def _burst(options: argparse.Namespace) -> None:
             options.method,
             int(options.base) if options.base.isdecimal() else options.base,
             options.confidence,
+            options.explain,
         ),
         device=options.device,
         dtype=options.dtype,

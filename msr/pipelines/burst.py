@@ -15,11 +15,11 @@ from msr import io
 from msr.errors import InputError
 from msr.models import available_models
 from msr.pipelines.burst_learned import MOST_FRAMES, merge_mosaics, merge_pictures
-from msr.pipelines.burst_result import check_result, save_camera_rgb, save_confidence, save_picture
+from msr.pipelines.burst_result import check_result, in_srgb, save_camera_rgb, save_confidence, save_picture
 from msr.pipelines.burst_shots import Shots, choose_base
 from msr.pipelines.burst_sources import Source, burst_files, burst_sources
 from msr.pipelines.choose import Chosen, Model, choose_model, nearest_scale, resolve_device
-from msr.pipelines.handheld import Merged, merge_shots
+from msr.pipelines.handheld import Merged, merge_shots, write_explanation
 from msr.pipelines.image import Written, run_image
 from msr.pipelines.pixels import Image, describe, pack, unpack
 from msr.pipelines.progress import Report
@@ -35,11 +35,13 @@ class BurstOptions:
             a network ships for the frames and the scale, else handheld.
         base: the frame that the result looks like: ``"sharpest"``, ``"first"``, or its index.
         confidence: a picture file for how much the other frames count at each place; handheld only.
+        explain: an HTML page on how the frames were merged; handheld only.
     """
 
     method: str | None = None
     base: str | int = "sharpest"
     confidence: str | Path | None = None
+    explain: str | Path | None = None
 
 
 def merge_burst(
@@ -165,7 +167,7 @@ def _plan(
         raise InputError("a model is for the method learned; handheld has none")
     whole = int(scale) if scale is not None and float(scale).is_integer() else None
     kinds = ("burst-raw", "burst") if raw else ("burst",)
-    extra = wanted.confidence is not None
+    extra = wanted.confidence is not None or wanted.explain is not None
     if wanted.method is None and model is None and len(frames) == 1 and target.suffix.lower() != ".dng" and not extra:
         factor = 4.0 if scale is None else float(scale)
         chosen = choose_model(("image",), nearest_scale("image", factor), None, device, dtype)
@@ -174,7 +176,7 @@ def _plan(
     fits = not extra and (scale is None or whole is not None) and (whole or 4) in shipped
     if wanted.method == "learned" or model is not None or (wanted.method is None and fits):
         if extra:
-            raise InputError("a picture of weights comes of the method handheld; the method learned has none")
+            raise InputError("weights and the page on them come of the method handheld; the method learned has none")
         if scale is not None and whole is None:
             raise InputError(
                 f"a network enlarges by a whole number, not {scale:g}; the method handheld by any from 1 to 4"
@@ -188,7 +190,7 @@ def _plan(
 
 def _check_outputs(target: Path, wanted: BurstOptions, sources: list[Path]) -> None:
     inputs = list(sources)
-    for path in (target, wanted.confidence):
+    for path in (target, wanted.confidence, wanted.explain):
         if path is None:
             continue
         path = Path(path)
@@ -200,6 +202,8 @@ def _check_outputs(target: Path, wanted: BurstOptions, sources: list[Path]) -> N
         inputs.append(path)
     if wanted.confidence is not None:
         io.check_format(Path(wanted.confidence), (1, 1))
+    if wanted.explain is not None and Path(wanted.explain).suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{wanted.explain} will be a page: its name must end in .html")
 
 
 def _on_the_mosaic(frames: list[Source], report: Report) -> list[Source]:
@@ -257,13 +261,18 @@ def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted:
         base=base,
         advance=report.advance,
     )
-    lost = [frames[use.index].name for use in merged.frames if not use.used]
     first = shots.read(base)
     if isinstance(first, io.RawFrame):
         save_camera_rgb(target, merged.image, first)
     else:
         save_picture(target, merged.image, first, frames[base].name)
-    if lost:
-        report.note(f"{len(lost)} of {len(frames)} frames show something else, or nothing new: {', '.join(lost[:5])}")
+    unused = [frames[use.index].name for use in merged.frames if not use.used]
+    if unused:
+        more = ", .." if len(unused) > 5 else ""
+        report.note(f"{len(unused)} of {len(frames)} frames give nothing: {', '.join(unused[:5])}{more}")
     if wanted.confidence is not None:
         save_confidence(Path(wanted.confidence), merged.weight, len(frames) - 1, first)
+    if wanted.explain is not None:
+        names = [frame.name for frame in frames]
+        show = in_srgb(first)
+        write_explanation(Path(wanted.explain), merged, shots.shot(base, first), plan.factor, names, show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from msr import io
+from msr.camera import develop
 from msr.errors import InputError
 from msr.pipelines.choose import MAX_OUTPUT_PIXELS
 from msr.pipelines.pixels import describe, pack, unpack
@@ -83,6 +85,14 @@ def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:
     else:
         pixels = io.develop(camera, base, "uint16" if suffix in _DEEP else "uint8")
         io.write_image(target, pixels, None, base.exif)
+
+
+def in_srgb(base: io.Picture | io.RawFrame) -> Callable[[Tensor], Tensor]:
+    """Return what makes sRGB, ``(1, 3, h, w)`` in [0, 1], of merged pixels, without turning them."""
+    if isinstance(base, io.Picture):
+        return lambda pixels: pixels
+    frame = base
+    return lambda pixels: develop(pixels.clamp(0, 1), frame.white_balance, frame.to_srgb)
 
 
 def save_confidence(target: Path, weight: Tensor, others: int, base: io.Picture | io.RawFrame) -> None:

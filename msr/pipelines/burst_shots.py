@@ -9,8 +9,7 @@ import torch
 from msr import io
 from msr.errors import InputError
 from msr.pipelines.burst_sources import Source
-from msr.pipelines.handheld.gray import gray_of
-from msr.pipelines.handheld.shot import Shot
+from msr.pipelines.handheld import Shot, sharpest
 from msr.pipelines.pixels import describe, unpack
 
 
@@ -80,28 +79,7 @@ def choose_base(wanted: str | int, count: int, load: Callable[[int], Shot]) -> i
     if wanted == "first":
         return 0
     if wanted == "sharpest":
-        return 0 if count == 1 else max(range(count), key=lambda index: sharpness(load(index)))
+        return sharpest(count, load)
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < count:
         raise InputError(f"base must be sharpest, first, or a number from 0 to {count - 1}, got {wanted!r}")
     return wanted
-
-
-def sharpness(shot: Shot) -> float:
-    """How sharp a frame is beside others of the same scene: the mean square of its gray picture's differences.
-
-    Noise adds to it, in all frames alike.
-
-    Args:
-        shot: a frame.
-
-    Returns:
-        A number that grows with sharpness.
-
-    Example:
-        >>> sharpness(Shot(torch.zeros(1, 3, 4, 5)))
-        0.0
-    """
-    gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
-    across = gray[..., 1:] - gray[..., :-1]
-    down = gray[..., 1:, :] - gray[..., :-1, :]
-    return sum(float(step.square().mean()) for step in (across, down) if step.numel())

@@ -209,6 +209,7 @@ def test_a_wish_that_no_method_grants_is_named(tmp_path: Path) -> None:
         ("two outputs", {"options": BurstOptions(confidence=out)}),
         ("also an input", {"options": BurstOptions(confidence=paths[1])}),
         ("must end in", {"options": BurstOptions(confidence=tmp_path / "w.doc")}),
+        (r"must end in \.html", {"options": BurstOptions(explain=tmp_path / "page.png")}),
     ]
     for says, arguments in cases:
         with pytest.raises(InputError, match=says):
@@ -396,6 +397,16 @@ def test_confidence_of_a_raw_burst_is_upright(tmp_path: Path) -> None:
     weight = read_image(tmp_path / "w.tif").pixels
     assert (weight.shape, weight.dtype) == ((96, 64), np.float32)
     assert 0.5 < weight[8:-8, 8:-8].mean() <= 1
+
+
+@pytest.mark.parametrize("kind", ["raw", "pictures"])
+def test_a_page_explains_the_merge(tmp_path: Path, kind: str) -> None:
+    paths = raw_shots(tmp_path / "shots", 3, 6)[0] if kind == "raw" else shots(tmp_path / "shots", 3)
+    options = dataclasses.replace(HANDHELD, explain=tmp_path / "page.html")
+    merge_burst_files(paths, tmp_path / "a.png", 2, options=options)
+    page = (tmp_path / "page.html").read_text()
+    assert all(path.name in page for path in paths)
+    assert "data:image/" in page
 
 
 def test_a_clip_is_a_burst(tmp_path: Path) -> None:
