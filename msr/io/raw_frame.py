@@ -22,6 +22,8 @@ SRGB_TO_XYZ = np.array(
 )
 
 _SUBDIRECTORIES, _NOISE_PROFILE = 330, 51041
+#: Tags for the places and the lengths of strips and of tiles.
+_PIXELS = ((273, 279), (324, 325))
 
 #: EXIF orientation by LibRaw's flip: 1 mirrors columns, 2 rows, 4 swaps both.
 _ORIENTATIONS = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}
@@ -174,6 +176,8 @@ def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
         ...     print(raw.sizes)
     """
     check_file(path)
+    if path.suffix.lower() == ".dng":
+        _check_whole(path)
     with rawpy.RawPy() as raw:
         try:
             raw.open_file(str(path))
@@ -191,6 +195,18 @@ def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
             said = said.decode(errors="replace") if isinstance(said, bytes) else said
             said = "it is damaged or ends too early" if isinstance(error, rawpy.LibRawIOError) else said
             raise InputError(f"{path} is not a RAW photo that can be read: {said}") from None
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a DNG that ends before its pixels, of which LibRaw would say so on standard error by itself."""
+    with _mapped(path) as data:
+        first = read_directory(data)
+        for directory in [first, *read_children(data, first, _SUBDIRECTORIES)]:
+            for where, how_long in _PIXELS:
+                if where in directory and how_long in directory:
+                    starts, lengths = directory[where].numbers, directory[how_long].numbers
+                    if any(start + length > len(data) for start, length in zip(starts, lengths, strict=False)):
+                        raise InputError(f"{path} is damaged: it ends before the end of its pixels")
 
 
 def _colours(raw: rawpy.RawPy, path: Path) -> tuple[int, int, int, int]:
@@ -253,8 +269,11 @@ def _noise(directories: list[Directory]) -> tuple[float, float] | None:
 @contextlib.contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
     """The bytes of a file, of which only those that are looked at are read."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _words(numbers: tuple[float, ...]) -> str:

@@ -226,7 +226,9 @@ def test_what_a_doubtful_tag_leaves_is_possible(tmp_path: Path, tags: dict[int, 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.99])
 @pytest.mark.parametrize("directory_first", [False, True])
-def test_a_truncated_dng_is_refused(tmp_path: Path, share: float, directory_first: bool) -> None:
+def test_a_truncated_dng_is_refused(
+    tmp_path: Path, share: float, directory_first: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "a.dng"
     if directory_first:
         dng(path)
@@ -236,6 +238,7 @@ def test_a_truncated_dng_is_refused(tmp_path: Path, share: float, directory_firs
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(InputError, match=r"a\.dng"):
         read_raw_frame(path)
+    assert capfd.readouterr().err == ""  # LibRaw would write there
 
 
 def test_wrong_frames_are_not_written(tmp_path: Path) -> None:

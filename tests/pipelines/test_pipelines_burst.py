@@ -333,6 +333,19 @@ def test_raw_frames_that_differ_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_damaged_raw_frame_is_named(tmp_path: Path) -> None:
+    paths, frame = raw_shots(tmp_path / "shots", 3)
+    whole = paths[1].read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:40], b"", b"no photo"):
+        paths[1].write_bytes(damaged)
+        with pytest.raises(InputError, match=r"1\.dng"):
+            merge_burst_files(paths, tmp_path / "a.png", 2)
+    write_dng(paths[1], dataclasses.replace(frame, white=60))  # below black
+    with pytest.raises(InputError, match=r"1\.dng has impossible levels"):
+        merge_burst_files(paths, tmp_path / "a.png", 2)
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_raw_frames_without_a_mosaic_are_developed_first(tmp_path: Path) -> None:
     _, frame = raw_shots(tmp_path / "shots", 1)
     for index in range(3):
