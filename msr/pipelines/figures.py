@@ -88,7 +88,7 @@ Perceptual = Callable[[Tensor, Tensor], float]
 
 
 def load_lpips(device: torch.device) -> Perceptual | None:
-    """LPIPS (AlexNet, version 0.1) by its own package, or None where that or AlexNet's weights are not at hand.
+    """LPIPS (AlexNet, version 0.1) by its own package; None where that or AlexNet's weights are not to be had.
 
     Nothing is downloaded: the weights must lie where torch keeps them (``torch.hub.get_dir()``).
 
@@ -100,7 +100,10 @@ def load_lpips(device: torch.device) -> Perceptual | None:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     if importlib.util.find_spec("lpips") is None or not weights.is_file():
         return None
-    network = importlib.import_module("lpips").LPIPS(net="alex", verbose=False).to(device).eval()
+    try:
+        network = importlib.import_module("lpips").LPIPS(net="alex", verbose=False).to(device).eval()
+    except (ImportError, RuntimeError):  # an lpips or torchvision that does not fit this torch
+        return None
     return lambda a, b: float(network(*(x[None].to(device) * 2.0 - 1.0 for x in (a, b))))
 
 
