@@ -4,6 +4,29 @@
 namespace msr::deform {
 namespace {
 
+// Turns pixels into contiguous planes of T, unless they are such. The memory is kept where it is not too much for that.
+template <typename T, int NUMBER>
+Buffer<T> turn_into_planes(Pixels& x) {
+  if (x.pixel == 1 && x.holds<T>()) return nullptr;
+  const int64_t batch = x.tensor.size(0), channels = x.tensor.size(1), step = 128;
+  const int64_t pixels = x.tensor.size(2) * x.tensor.size(3), steps = (pixels + step - 1) / step;
+  Buffer<T> fresh;
+  T* planes = nullptr;
+  if (x.tensor.numel() * static_cast<int64_t>(sizeof(T)) <= int64_t{64} << 20)
+    planes = kept<T, NUMBER>(x.tensor.numel());
+  else
+    planes = (fresh = buffer<T>(x.tensor.numel())).get();
+  parallel(batch * steps, step * channels, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t b = i / steps, begin = i % steps * step;
+      load_rows(x, b, begin, std::min(step, pixels - begin), planes + b * channels * pixels + begin, pixels);
+    }
+  });
+  x.data = planes, x.type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  x.batch = channels * pixels, x.channel = pixels, x.pixel = 1;
+  return fresh;
+}
+
 // Writes rows of `row` elements to channels first, first + 1, .. of a contiguous tensor, converting them.
 template <typename T>
 void store_rows(const T* from, int64_t row, int64_t rows, int64_t count, const Tensor& to, int64_t first, int64_t pixels,
@@ -29,6 +52,11 @@ Buffer<T> gradient_rows(const Plan& plan, const Pixels& grad) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t b = i / steps, begin = i % steps * step, count = std::min(step, plan.pixels() - begin);
       T* out = rows.get() + (b * plan.pixels() + begin) * row;
+      if (grad.channel == 1 && grad.holds<T>() && plan.out_channels == row) {
+        const T* from = static_cast<const T*>(grad.data) + b * grad.batch + begin * grad.pixel;
+        for (int64_t p = 0; p < count; ++p) std::copy_n(from + p * grad.pixel, row, out + p * row);
+        continue;
+      }
       load_rows(grad, b, begin, count, planes.get(), step);
       if (size < plan.out_padded) std::fill_n(out, count * row, T(0));
       for (int64_t g = 0; g < plan.groups; ++g)
@@ -48,12 +76,18 @@ void from_quad_planes(const Plan& plan, const T* planes, const Tensor& out) {
     parallel(plan.batch * plan.height, plan.quads * plan.row, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / plan.height, y = i % plan.height;
-        for (int64_t quad = 0; quad < plan.quads; ++quad)
-          for (int64_t j = 0; j < 4 && plan.channel_of(quad, j) >= 0; ++j) {
-            const T* from = planes + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row + 8 + j;
-            S* to = data + b * stride.b + plan.channel_of(quad, j) * stride.c + y * stride.h;
-            for (int64_t x = 0; x < plan.width; ++x) to[x * stride.w] = store<S>(from[4 * x]);
-          }
+        for (int64_t quad = 0; quad < plan.quads; ++quad) {
+          int64_t valid = 0;
+          while (valid < 4 && plan.channel_of(quad, valid) >= 0) ++valid;
+          const T* from = planes + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row + 8;
+          S* to = data + b * stride.b + plan.channel_of(quad, 0) * stride.c + y * stride.h;
+          if (stride.c == 1)
+            for (int64_t x = 0; x < plan.width; ++x)
+              for (int64_t j = 0; j < valid; ++j) to[x * stride.w + j] = store<S>(from[4 * x + j]);
+          else
+            for (int64_t j = 0; j < valid; ++j)
+              for (int64_t x = 0; x < plan.width; ++x) to[x * stride.w + j * stride.c] = store<S>(from[4 * x + j]);
+        }
       }
     });
   });
@@ -185,18 +219,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
     return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
   }
   const ScalarType type = compute_type(input.scalar_type());
-  // Each offset group reads a part of every tile: converted or turned once here rather than for each of them.
-  const auto prepared = [&](const Tensor& x) { return Pixels(torch::stable::contiguous(to_type(x, type))); };
-  const Pixels gradients(grad), offsets = prepared(offset);
+  const Pixels gradients(grad);
+  Pixels offsets(offset);
   std::optional<Pixels> masks;
-  if (mask) masks.emplace(prepared(*mask));
-  const Pixels* given = masks ? &*masks : nullptr;
+  if (mask) masks.emplace(*mask);
+  const auto run = [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    // Each offset group reads a part of every tile: converted or turned once here rather than for each of them.
+    const auto memory = turn_into_planes<T, 1>(offsets), more = masks ? turn_into_planes<T, 2>(*masks) : nullptr;
+    backward<T>(geometry, gradients, input, offsets, masks ? &*masks : nullptr, weight, grad_input, grad_offset, grad_weight,
+                grad_bias, grad_mask);
+  };
   if (type == ScalarType::Double)
-    backward<double>(geometry, gradients, input, offsets, given, weight, grad_input, grad_offset, grad_weight,
-                     grad_bias, grad_mask);
+    run(Tag<double>{});
   else
-    backward<float>(geometry, gradients, input, offsets, given, weight, grad_input, grad_offset, grad_weight, grad_bias,
-                    grad_mask);
+    run(Tag<float>{});
   return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
 }
 

@@ -214,17 +214,21 @@ Buffer<T> buffer(int64_t count) {
 // A tensor whose pixels can be walked with one stride: element (b, c, pixel) is at b * batch + c * channel + pixel * pixel.
 struct Pixels {
   Tensor tensor;
+  const void* data;
+  ScalarType type;
   int64_t batch, channel, pixel;
 
   explicit Pixels(const Tensor& given)
       : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : torch::stable::contiguous(given)),
+        data(tensor.data_ptr()),
+        type(tensor.scalar_type()),
         batch(tensor.stride(0)),
         channel(tensor.stride(1)),
         pixel(tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2)) {}
 
   template <typename T>
   bool holds() const {
-    return tensor.scalar_type() == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+    return type == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
   }
 };
 
@@ -232,12 +236,12 @@ struct Pixels {
 template <typename T>
 void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, T* to, int64_t row) {
   if (from.channel == 1 && from.holds<T>()) {
-    const T* source = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
+    const T* source = static_cast<const T*>(from.data) + batch * from.batch + begin * from.pixel;
     return kernels<T>().transpose(source, from.pixel, count, from.tensor.size(1), to, row);
   }
-  dispatch_floating(from.tensor.scalar_type(), "deform_conv2d", [&](auto tag) {
+  dispatch_floating(from.type, "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    const S* source = static_cast<const S*>(from.tensor.data_ptr()) + batch * from.batch + begin * from.pixel;
+    const S* source = static_cast<const S*>(from.data) + batch * from.batch + begin * from.pixel;
     const int64_t channels = from.tensor.size(1);
     with_simd([=] {
       // Sixteen channels at a time: with channels_last they share a cache line.
@@ -255,7 +259,7 @@ void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, 
 }
 
 // Memory that a thread keeps for its next call, as fresh pages cost more than what is written to them here.
-template <typename T>
+template <typename T, int NUMBER = 0>
 T* kept(int64_t count) {
   static thread_local Buffer<T> memory;
   static thread_local int64_t size = 0;
@@ -379,7 +383,7 @@ struct TileReader {
     Tile<T> tile{base_y, base_x, offsets, masks, plan.tile, mask ? plan.tile : 0, count};
     const auto rows = [&](const Pixels& from, T* copy, const T*& row, int64_t& stride) {
       if (from.pixel == 1 && from.holds<T>()) {
-        row = static_cast<const T*>(from.tensor.data_ptr()) + batch * from.batch + begin;
+        row = static_cast<const T*>(from.data) + batch * from.batch + begin;
         stride = from.channel;
       } else {
         load_rows(from, batch, begin, count, copy, plan.tile);
