@@ -50,7 +50,7 @@ types: $(BUILT)
 sanitize: $(BUILT)
 	MSR_EXTENSION=0 ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-		$(BIN)/python -m pytest --sanitize='$(OPS)' -m 'not once' -k 'not past_32_bits' \
+		$(BIN)/python -m pytest --sanitize='$(OPS)' -m 'not once' -k 'not past_32_bits' --capture=sys \
 		$(if $(OPS),$(OPS:%=tests/ops/test_%.py),tests/ops) $(ARGS)
 
 cuda-check: $(BUILT)

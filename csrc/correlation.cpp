@@ -88,7 +88,7 @@ MSR_HOST_DEVICE void pack(const T* row, const Strides& stride, int64_t planes, i
                           compute_t<T>* to, int64_t pitch, int64_t count) {
   const int64_t begin = std::min(count, first < 0 ? (-first + step - 1) / step : 0);
   const int64_t end = std::max(begin, std::min(count, first < width ? (width - first + step - 1) / step : 0));
-  const T* from = row + first * stride.w;
+  const T* from = planes && begin < end ? row + first * stride.w : row;  // null where there is nothing to pack
   const int64_t distance = step * stride.w;
   for (int64_t c = 0; c < planes; ++c) {
     std::fill(to + c * pitch, to + c * pitch + begin, compute_t<T>(0));
