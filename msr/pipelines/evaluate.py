@@ -252,7 +252,7 @@ def evaluate(
         raise InputError(f"the limit must be at least 1, got {limit}")
     if results and wanted.of not in ("photos", "clips"):
         raise InputError(f"the protocol {protocol} takes no folders of results: its bursts are made on the spot")
-    if not models and (wanted.scale is None or not results):
+    if not models and not results and wanted.of != "raw bursts":  # those are merged without training, too
         raise InputError("no model to evaluate: name at least one with --model, or results with --results")
     scale, loaded, place = wanted.scale, [], torch.device("cpu")
     for name in models:

@@ -277,5 +277,7 @@ def test_raw_bursts_in_both_spaces(tmp_path: Path, weights: Any) -> None:
         mean = np.mean([found[name, method] for name in ("0", "1")], axis=0)
         assert found["mean", method] == pytest.approx(mean, abs=0.011)
     assert table_of("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "mine")]) == found
+    alone = table_of("burst-raw-x4", tmp_path / "large", [], limit=1)
+    assert alone["0", "handheld"] == alone["mean", "handheld"] == found["0", "handheld"]
     with pytest.raises(InputError, match="enlarges 2 times, not 4"):
         evaluate("burst-raw-x4", tmp_path / "large", [weights("burst-raw", "other", scale=2)])
