@@ -13,6 +13,7 @@ import torch
 from cuda_shim import build
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.profiler import ProfilerActivity, profile
 
 # Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16, bfloat16 results are
 # compared with the float32 results of the same rounded inputs: what is left is the rounding of the result, and of the
@@ -79,6 +80,7 @@ class OpContract:
     wrong: ClassVar[dict[str, Callable[[], Any]]] = {}
     cuda_backward: ClassVar[bool] = True  # whether the gradients have a CUDA kernel, too
     takes_autocast: ClassVar[bool] = True  # whether the features take autocast's dtype, as those of a convolution do
+    turns_planes: ClassVar[bool] = False  # whether features in planes are first copied into channels_last
     other_size: ClassVar[Sample | None] = None  # the first sample's call for a picture of another size
 
     @classmethod
@@ -268,6 +270,24 @@ class OpContract:
             wanted = [leaf for leaf in leaves if leaf is not None]
             for leaf, grad in zip(wanted, torch.autograd.grad(out.float().sum(), wanted), strict=True):
                 assert grad.dtype == leaf.dtype
+
+    @pytest.mark.once
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    def test_no_layout_is_copied_into_the_other(self, layout: str, device) -> None:
+        """Where a kernel runs: it copies no features, as the profiler sees."""
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"msr::{self.name}", device.type.upper()):
+            pytest.skip("no kernel here")
+        if self.turns_planes:
+            pytest.skip("features in planes are copied into channels_last, as gathering whole pixels pays for that")
+        sample = next(iter(self.samples.values()))
+        first, *others = sample.to(device, torch.float32)
+        tensors = [arrange(first, layout), *others]
+        arguments = self.dispatcher_arguments(tensors, sample.options)
+        with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as seen:
+            getattr(torch.ops.msr, self.name).default(*arguments)
+        names = {event.key for event in seen.key_averages()}
+        assert f"msr::{self.name}" in names
+        assert not names & {"aten::copy_", "aten::clone"}
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     def test_elements_past_32_bits(self, layout: str, device) -> None:

@@ -42,6 +42,7 @@ class TestCorrelationLookup(OpContract):
     op = staticmethod(correlation_lookup)
     reference = staticmethod(correlation_lookup_reference)
     name = "correlation_lookup"
+    turns_planes = True
     other_size = make((2, 5, 9, 12), (10, 11), 2)
 
     samples: ClassVar = {
