@@ -13,7 +13,7 @@ from msr.pipelines.handheld.filters import box, mirrored
 #: Share of the local variance that the means of three by three may differ by, because frames sample fine detail at
 #: different places; and the same of single pixels, times the share at which doubt begins (more in a mosaic).
 _ALIASING = 0.25
-_PIXEL_ALIASING, _DOUBT, _MOSAIC_DOUBT = 0.3, 2.2, 3.5
+_PIXEL_ALIASING, _DOUBT, _MOSAIC_DOUBT = 0.3, 1.5, 3.5
 #: Share of the base's detail below which a frame does not count, and from which on it counts fully.
 _BLURRED, _SHARP = 0.65, 0.78
 #: trust = _PLATEAU exp(-_STEEP distance) - _CUT, within 0 and 1.
