@@ -217,6 +217,8 @@ def test_ctrl_c_in_a_terminal(
     process = subprocess.Popen(
         command("-", "-o", target, "--model", stock / "tiny-video.safetensors"),
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+        # Where these tests run in the background of a shell, the signal is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )  # fmt: skip
     processes.append(process)
     assert process.stdin is not None
