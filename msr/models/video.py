@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from msr.nn.flow import FlowNetwork
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
 from msr.ops.resize import Phase, resize
+
+MotionName = Literal["full", "light"]
 
 
 class VideoState(NamedTuple):
@@ -39,9 +41,10 @@ class VideoModel(nn.Module):
         blocks: residual blocks of the trunk.
         offset_groups: of the deformable alignment.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.
+        motion: ``"full"``, or ``"light"`` for half the width in what finds, follows and doubts motion.
 
     Raises:
-        ValueError: a scale, phase, width or upsampler that there is not.
+        ValueError: a scale, phase, width, upsampler or motion that there is not.
 
     Example:
         >>> import torch
@@ -62,23 +65,27 @@ class VideoModel(nn.Module):
         blocks: int = 10,
         offset_groups: int = 4,
         upsampler: UpsamplerName = "subpixel",
+        motion: MotionName = "full",
     ) -> None:
         super().__init__()
         if scale not in (2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
         if phase not in ("centered", "corner"):
             raise ValueError(f"phase must be 'centered' or 'corner', got {phase!r}")
+        if motion not in get_args(MotionName):
+            raise ValueError(f"motion must be 'full' or 'light', got {motion!r}")
         if channels % offset_groups:
             raise ValueError(f"channels must be a multiple of offset_groups, got {channels} and {offset_groups}")
         self.scale = scale
         self.phase: Phase = phase
-        self.flow = FlowNetwork()
+        share = 1 if motion == "full" else 2
+        self.flow = FlowNetwork(channels=24 // share, width=32 // share)
         self.head = conv3x3(3, channels)
         self.encoder = ResidualBlock(channels, attention=False)
-        self.align_past = FlowGuidedAlignment(channels, offset_groups)
-        self.align_next = FlowGuidedAlignment(channels, offset_groups)
-        self.doubt_past = Doubt(channels)
-        self.doubt_next = Doubt(channels)
+        self.align_past = FlowGuidedAlignment(channels, offset_groups, width=32 // share)
+        self.align_next = FlowGuidedAlignment(channels, offset_groups, width=32 // share)
+        self.doubt_past = Doubt(channels, width=16 // share)
+        self.doubt_next = Doubt(channels, width=16 // share)
         self.fuse1 = conv3x3(3 * channels + 8 + 2, channels)
         self.fuse2 = conv3x3(channels, channels, gain=0.0)
         self.trunk = Trunk(channels, blocks)

@@ -50,6 +50,8 @@ class TrainConfig:
     stages: tuple[tuple[float, int, int], ...] = ()
     learning_rate: float = 1e-3
     loss: str = "charbonnier"
+    teacher: str = ""  # weights file or model of the same kind, scale and phase, whose results are learnt from, too
+    teacher_weight: float = 0.5  # of the loss to the teacher's results; the rest is that to the originals
     # Weight of the flow's own loss: known motion where simulated, agreement of warped frames elsewhere.
     flow_weight: float = 0.0
     flow_share: float = 1.0  # share of the steps in which the flow network learns; the others are quicker
@@ -194,8 +196,11 @@ def _check(config: Config) -> None:
             raise ValueError(f"[train] {name} must not be negative, got {getattr(train, name)}")
     if not 0.0 <= train.ema < 1.0:
         raise ValueError(f"[train] ema must be from 0 to below 1, got {train.ema}")
-    if not 0.0 <= train.flow_share <= 1.0:
-        raise ValueError(f"[train] flow_share must be from 0 to 1, got {train.flow_share}")
+    for name in ("flow_share", "teacher_weight"):
+        if not 0.0 <= getattr(train, name) <= 1.0:
+            raise ValueError(f"[train] {name} must be from 0 to 1, got {getattr(train, name)}")
+    if train.teacher and config.kind not in ("image", "video"):
+        raise ValueError(f"[train] a teacher is for models of kind image or video, got {config.kind}")
     if train.flow_only and (config.kind == "image" or train.flow_weight == 0.0):
         raise ValueError("[train] flow_only needs a video or burst model and a flow_weight above 0")
     before = 0.0

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from msr.errors import InputError, WorkError
-from msr.models import ModelCard, build_model, load_model, save_model
+from msr.models import ModelCard, build_model, save_model
 from msr.train.batches import batches
 from msr.train.config import Config, TrainConfig, load_config
+from msr.train.inheritance import load_teacher, take_over
 from msr.train.ranks import Ranks
 from msr.train.record import Record
 from msr.train.tasks import make_task
@@ -31,15 +32,6 @@ def _learning_rate(progress: float, step: int, config: TrainConfig) -> float:
     """A short linear warm-up, then half a cosine down to nearly nothing."""
     warm_up = min(1.0, (step + 1) / 100)
     return config.learning_rate * warm_up * max(0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))), 1e-3)
-
-
-def _take_over(model: nn.Module, init: str) -> set[str]:
-    """Copy the tensors of the same name and shape from other weights; returns their names."""
-    source = load_model(init).state_dict()
-    own = model.state_dict()
-    taken = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
-    model.load_state_dict(taken, strict=False)
-    return set(taken)
 
 
 class Trainer:
@@ -57,11 +49,12 @@ class Trainer:
         self.device = self.ranks.device
         try:
             self.model = build_model(config.kind, config.model)
-            taken = set().union(*(_take_over(self.model, source) for source in settings.init))
+            taken = set().union(*(take_over(self.model, source) for source in settings.init))
             self.average = build_model(config.kind, config.model)
         except ValueError as error:
             raise InputError(f"[model]: {error}") from error
-        for m in (self.model, self.average):
+        self.teacher = load_teacher(settings.teacher, self.model)
+        for m in filter(None, (self.model, self.average, self.teacher)):
             m.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
@@ -137,6 +130,9 @@ class Trainer:
             group["lr"] = rate * group["rate"]
         batch = {k: v.to(self.device) for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+            if self.teacher is not None and not settings.flow_only:
+                with torch.no_grad():
+                    batch["taught"] = self.teacher(batch["lr"])
             loss, logs = self.task.loss(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

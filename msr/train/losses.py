@@ -26,6 +26,18 @@ def picture_loss(prediction: Tensor, target: Tensor, name: LossName) -> Tensor:
     raise ValueError(f"loss must be 'charbonnier' or 'mse', got {name!r}")
 
 
+def taught_loss(prediction: Tensor, batch: dict[str, Tensor], name: LossName, weight: float) -> Tensor:
+    """The loss to the originals ``hr``, mixed by ``weight`` with that to a teacher's results ``taught``, if there are.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015, with the pictures themselves
+    for what the teacher knows.
+    """
+    loss = picture_loss(prediction, batch["hr"], name)
+    if "taught" in batch:
+        loss = torch.lerp(loss, picture_loss(prediction, batch["taught"], name), weight)
+    return loss
+
+
 def flow_error(flow: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Mean end-point error in pixels over the valid pixels: ``(B, 2, H, W)`` twice and ``(B, 1, H, W)`` of 0 and 1."""
     distance = torch.sqrt(((flow - truth) ** 2).sum(dim=1, keepdim=True) + 1e-6)

@@ -17,7 +17,7 @@ from msr.pipelines.evaluate import crop_to_multiple, read_rgb
 from msr.train.bursts import BurstTask, RawBurstTask
 from msr.train.config import Config
 from msr.train.data import ClipSet, PhotoSet, augment, list_clips, list_photos
-from msr.train.losses import LossName, picture_loss
+from msr.train.losses import LossName, taught_loss
 from msr.train.motion_task import MARGIN, MotionTask, side_by_side
 from msr.train.simulation import MotionRange
 
@@ -67,8 +67,8 @@ class ImageTask:
         return {"lr": lr[..., m:-m, m:-m].contiguous(), "hr": hr[..., m * s : -m * s, m * s : -m * s].contiguous()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        lr = batch["lr"].contiguous(memory_format=torch.channels_last)
-        return picture_loss(model(lr), batch["hr"], cast(LossName, self.settings.loss)), {}
+        lr, settings = batch["lr"].contiguous(memory_format=torch.channels_last), self.settings
+        return taught_loss(model(lr), batch, cast(LossName, settings.loss), settings.teacher_weight), {}
 
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
@@ -129,7 +129,7 @@ class ClipTask(MotionTask):
             total, logs["flow_error"] = total + settings.flow_weight * flow_loss, known
         if not settings.flow_only:
             sr = model(lr, (past, ahead))
-            picture = picture_loss(sr, batch["hr"], cast(LossName, settings.loss))
+            picture = taught_loss(sr, batch, cast(LossName, settings.loss), settings.teacher_weight)
             total, logs["picture"] = total + picture, float(picture.detach())
         return total, logs
 

@@ -67,9 +67,9 @@ def test_a_batch_is_its_items(kind: str) -> None:
         torch.testing.assert_close(model(x), one_by_one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [1, 2, 5])
-def test_video_forward_is_the_loop_of_steps(length: int) -> None:
-    model = make("video")
+@pytest.mark.parametrize(("length", "motion"), [(1, "full"), (2, "light"), (5, "full")])
+def test_video_forward_is_the_loop_of_steps(length: int, motion: str) -> None:
+    model = make("video", motion=motion)
     clip = torch.rand(2, length, 3, 7, 9)
     with torch.inference_mode():
         whole = model(clip)
@@ -224,6 +224,14 @@ def test_arguments_that_there_are_not(cls: type[nn.Module]) -> None:
         cls(phase="middle", **SMALL)
     with pytest.raises(ValueError, match="upsampler must be"):
         cls(upsampler="bilinear", **SMALL)
+
+
+def test_light_motion_has_half_the_width() -> None:
+    full, light = make("video").state_dict(), make("video", motion="light").state_dict()
+    for name in ("flow.encode1", "flow.decode3", "align_past.inner", "doubt_next.inner"):
+        assert len(full[f"{name}.bias"]) == 2 * len(light[f"{name}.bias"])
+    with pytest.raises(ValueError, match="motion must be 'full' or 'light', got 'none'"):
+        make("video", motion="none")
 
 
 @pytest.mark.parametrize("kind", ["video", "burst", "burst-raw"])

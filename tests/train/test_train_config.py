@@ -99,12 +99,18 @@ def test_good(tmp_path: Path) -> None:
         ("steps = 7", "minutes = 3.0\nstages = [[0.5, 16, 3]]", "stages go by steps, so minutes must be 0"),
         ("steps = 7", 'loss = "l1"', "[train] loss must be one of charbonnier, mse, got 'l1'"),
         ("flow_weight = 0.05", "", "flow_only needs a video or burst model and a flow_weight above 0"),
+        ("steps = 7", "teacher_weight = 1.5", "[train] teacher_weight must be from 0 to 1, got 1.5"),
         ("[model]", "[model", "not a TOML file"),
     ],
 )
 def test_wrong_settings(old: str, new: str, said: str, tmp_path: Path) -> None:
     assert GOOD.count(old) == 1
     assert said in refusal(tmp_path, GOOD.replace(old, new))
+
+
+def test_a_teacher_of_bursts(tmp_path: Path) -> None:
+    text = GOOD.replace('kind = "video"', 'kind = "burst"').replace("steps = 7", 'steps = 7\nteacher = "burst-x4"')
+    assert "a teacher is for models of kind image or video, got burst" in refusal(tmp_path, text)
 
 
 def test_stages_by_steps(tmp_path: Path) -> None:
