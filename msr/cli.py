@@ -14,6 +14,9 @@ from typing import NoReturn
 
 from msr.errors import InputError, MsrError
 
+#: The largest block for which glibc will do this is 32 MB.
+_KEPT = 31 << 20
+
 
 class _Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong with the arguments."""
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:  # the process is ours: a termination cleans up as an interrupt does
         signal.signal(signal.SIGTERM, _interrupt)
+        _keep_memory()
     code = _run(arguments)
     if arguments is None and threading.active_count() > 1:
         # A thread that waits for a silent pipe holds a lock that Python's own end would wait for, and then abort.
@@ -44,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _keep_memory() -> None:
+    """Spare page faults: to get a page from the system for the first time takes longer than to work on it."""
+    # Asked by torch for its first tensor: large ones are to lie in huge pages, where the system has these.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # glibc learns from this block, of which no page is touched, to keep blocks up to that size for the next of them.
+    bytearray(_KEPT)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

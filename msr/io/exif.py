@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from mmap import mmap
 
-from msr.io.tags import SHORT, UNDEFINED, Directory, Tag, make_tag, pack_tags, read_children, read_directory
+from msr.io.tags import SHORT, Directory, make_tag, pack_tags, read_children, read_directory
 
 #: Of the first directory: what describes the photo, not the layout of the file it came in.
 _DESCRIBING = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
@@ -81,34 +80,3 @@ def tiff_profile(data: bytes) -> bytes | None:
     """
     tag = read_directory(data).get(_ICC)
     return tag.data if tag is not None else None
-
-
-def tag_tiff(data: bytes, icc: bytes | None, exif: bytes | None) -> bytes:
-    """Add a colour profile and EXIF to a TIFF file, by a new first directory at its end.
-
-    Source: TIFF 6.0, ICC.1:2010 (annex B.4), CIPA DC-008.
-
-    Args:
-        data: a little-endian TIFF file with one picture; any other is returned as it is.
-        icc: the profile, or None.
-        exif: as ``collect_exif`` gives it, or None.
-
-    Returns:
-        The file with them.
-
-    Example:
-        >>> tag_tiff(b"no TIFF", None, None)
-        b'no TIFF'
-    """
-    first = read_directory(data)
-    if not (first and data[:4] == b"II*\0") or (icc is None and exif is None):
-        return data
-    describing, own, gps = split_exif(exif or b"")
-    # Resolution is one of what is described, and the encoder has a value of its own for it.
-    first.update(describing)
-    first[_ORIENTATION] = make_tag(SHORT, [1])
-    if icc is not None:
-        first[_ICC] = Tag(UNDEFINED, icc)
-    start = len(data) + len(data) % 2
-    directory = pack_tags(first, {_EXIF: own, _GPS: gps}, start)
-    return data[:4] + struct.pack("<I", start) + data[8:] + bytes(start - len(data)) + directory

@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 
 from msr.errors import InputError, WorkError
-from msr.io.exif import collect_exif, exif_orientation, tag_tiff, tiff_profile
+from msr.io.exif import collect_exif, exif_orientation, tiff_profile
 from msr.io.exr import write_exr
 from msr.io.header import declared_size, embedded_exif
 from msr.io.heif import HEIF_SUFFIXES, HeifPicture, is_heif
 from msr.io.output import whole
 from msr.io.samples import convert_depth, turn_upright
 from msr.io.srgb import decode_srgb
+from msr.io.tiff import write_tiff
 
 #: A larger picture is refused before it is decoded.
 MAX_PIXELS = 1 << 28
@@ -164,28 +165,31 @@ def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None, 
         linear = decode_srgb(unit if unit.ndim == 2 else unit[..., :3])
         write_exr(path, linear if pixels.shape[2:] != (4,) else np.concatenate([linear, unit[..., 3:]], 2))
         return
-    swapped = pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    samples = np.ascontiguousarray(convert_depth(swapped, pixels.dtype if str(pixels.dtype) in depths else depths[-1]))
+    samples = np.ascontiguousarray(convert_depth(pixels, pixels.dtype if str(pixels.dtype) in depths else depths[-1]))
     # A profile of another colour space would be refused by libpng, and is wrong elsewhere.
     if icc is not None and (not holds_more or icc[16:20] != (b"GRAY" if pixels.ndim == 2 else b"RGB ")):
         icc = None
     if exif is not None and (not holds_more or (len(exif) > _LONGEST_EXIF and suffix in (".jpg", ".jpeg"))):
         exif = None
+    if suffix in (".tif", ".tiff"):
+        write_tiff(path, samples, icc, exif)
+        return
+    if samples.ndim == 3:
+        samples = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     data = _encode(path, samples, icc, exif)
-    with whole(path) as part:
-        part.write_bytes(data)
+    with whole(path) as part, part.open("wb") as file:
+        file.write(data)
 
 
-def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> memoryview:
     suffix = path.suffix.lower()
     options: list[int] = []
     if suffix in (".jpg", ".jpeg"):
         options = [cv2.IMWRITE_JPEG_QUALITY, 95]
     elif suffix == ".webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, 95]
-    tiff = suffix in (".tif", ".tiff")
     chunks = [(cv2.IMAGE_METADATA_EXIF, exif), (cv2.IMAGE_METADATA_ICCP, icc)]
-    found = [] if tiff else [(kind, np.frombuffer(chunk, np.uint8)) for kind, chunk in chunks if chunk]
+    found = [(kind, np.frombuffer(chunk, np.uint8)) for kind, chunk in chunks if chunk]
     done = False
     with _silent_opencv():
         try:
@@ -200,7 +204,7 @@ def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | No
             raise WorkError(f"cannot encode {path}: {_reason(error)}") from None
     if not done:
         raise WorkError(f"cannot encode {path}")
-    return tag_tiff(data.tobytes(), icc, exif) if tiff else data.tobytes()
+    return data.data
 
 
 def check_format(path: Path, shape: tuple[int, ...]) -> None:

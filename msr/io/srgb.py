@@ -5,6 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+#: Below, the curve is a straight line.
+_STRAIGHT = np.float32(0.0031308)
+
 
 def encode_srgb(linear: np.ndarray) -> np.ndarray:
     """Apply the curve of sRGB (IEC 61966-2-1) to linear values.
@@ -19,8 +22,16 @@ def encode_srgb(linear: np.ndarray) -> np.ndarray:
         >>> encode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
         [[0.0, 0.7354000210762024, 1.0]]
     """
-    curved = np.asarray(cv2.pow(linear, 1 / 2.4)).reshape(linear.shape) * np.float32(1.055) - np.float32(0.055)
-    return np.where(linear <= 0.0031308, linear * np.float32(12.92), curved)
+    # The curve from where it begins on, and the straight part up to there: two sums are several times as fast as a choice.
+    curved = np.asarray(cv2.log(np.maximum(linear, _STRAIGHT))).reshape(linear.shape)
+    curved *= np.float32(1 / 2.4)
+    cv2.exp(curved, curved)
+    curved *= np.float32(1.055)
+    straight = np.minimum(linear, _STRAIGHT)
+    straight *= np.float32(12.92)
+    curved += straight
+    curved -= np.float32(0.055 + 12.92 * _STRAIGHT)
+    return curved
 
 
 def decode_srgb(encoded: np.ndarray) -> np.ndarray:

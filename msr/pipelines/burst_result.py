@@ -76,7 +76,7 @@ def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:
         rgb: ``(1, 3, sH, sW)``, 0 at black and 1 at saturation, as the sensor lay.
         base: the base frame, whose white balance, colours and EXIF the result has.
     """
-    camera = rgb[0].permute(1, 2, 0).float().clamp(0, 1).cpu().numpy()
+    camera = rgb[0].permute(1, 2, 0).float().cpu().numpy()
     suffix = target.suffix.lower()
     if suffix == ".dng":
         io.write_linear_dng(target, io.convert_depth(camera, "uint16"), base)
