@@ -22,7 +22,7 @@ def encode_srgb(linear: np.ndarray) -> np.ndarray:
         >>> encode_srgb(np.array([[0.0, 0.5, 1.0]], np.float32)).round(4).tolist()
         [[0.0, 0.7354000210762024, 1.0]]
     """
-    # The curve from where it begins on, and the straight part up to there: two sums are several times as fast as a choice.
+    # The curve from where it begins on, and the straight part up to there: sums are several times as fast as a choice.
     curved = np.asarray(cv2.log(np.maximum(linear, _STRAIGHT))).reshape(linear.shape)
     curved *= np.float32(1 / 2.4)
     cv2.exp(curved, curved)
