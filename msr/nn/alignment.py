@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.blocks import conv3x3
-from msr.ops.deform_conv2d import deform_conv2d
+from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d
 from msr.ops.flow_warp import flow_warp
 
 
@@ -62,12 +62,10 @@ class FlowGuidedAlignment(nn.Module):
 
     def forward(self, x: Tensor, reference: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(x, flow)
-        head = self.head(F.leaky_relu(self.inner(torch.cat([warped, reference, flow.to(x.dtype)], dim=1)), 0.1)).float()
-        taps = head.shape[1] // 3
-        # Offsets are (dy, dx) pairs: the flow, turned around, is their common part.
-        offset = self.max_residue * torch.tanh(head[:, : 2 * taps]) + flow.flip(1).repeat(1, taps, 1, 1)
-        mask = 2.0 * torch.sigmoid(head[:, 2 * taps :])
-        return deform_conv2d(x, offset, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=1, mask=mask)
+        head = self.head(F.leaky_relu(self.inner(torch.cat([warped, reference, flow.to(x.dtype)], dim=1)), 0.1))
+        # The op weighs a tap by at most 1; twice that, so that an untrained tap counts as it is.
+        weight, bias = 2.0 * self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return flow_guided_deform_conv2d(x, head, flow, weight, bias, max_residue=self.max_residue)
 
 
 class Doubt(nn.Module):

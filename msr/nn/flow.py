@@ -13,6 +13,12 @@ from msr.ops.flow_warp import flow_warp
 _RADIUS = 2
 
 
+def _window_mean(x: Tensor) -> Tensor:
+    """Mean over 5x5 pixels, of those that there are: down, then across, which takes 10 sums instead of 25."""
+    x = F.avg_pool2d(x, (5, 1), stride=1, padding=(2, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, 5), stride=1, padding=(0, 2), count_include_pad=False)
+
+
 class FlowNetwork(nn.Module):
     """Flow from a target frame to a source frame, coarse to fine, one decoder for all levels.
 
@@ -48,9 +54,8 @@ class FlowNetwork(nn.Module):
         features = self.encode2(F.leaky_relu(self.encode1(x), 0.1))
         # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
         # shifts differ clearly even in half precision.
-        window = {"kernel_size": 5, "stride": 1, "padding": 2, "count_include_pad": False}
-        features = features - F.avg_pool2d(features, **window)  # type: ignore[arg-type]
-        power = F.avg_pool2d(features.float().square().mean(dim=1, keepdim=True), **window)  # type: ignore[arg-type]
+        features = features - _window_mean(features)
+        power = _window_mean(features.float().square().mean(dim=1, keepdim=True))
         return features * torch.rsqrt(power + 1e-5).to(features.dtype)
 
     def _likely_shift(self, cost: Tensor) -> Tensor:

@@ -1,0 +1,124 @@
+"""Operations a second of the models that ship: python -m benchmarks.pipelines.model_throughput [NAME ..] [--profile].
+
+In one run, in turns, in bf16 and channels_last: a frame of 320x180 through each model (a step of a stream; a burst of
+four), and eight plain 3x3 convolutions of the model's width, each with a ReLU, over features of that size. Compared are
+multiplications with additions a second. The models' are counted as `msr train --dry-run` does: convolutions and
+correlations, so that what goes pixel by pixel (resizing, warping, attention, doubt) costs time and counts for nothing.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import nn
+
+import msr
+from benchmarks.common import RESULTS, about
+from msr.models import available_models, load_model
+from msr.train.dry_run import HEIGHT, WIDTH, multiplications
+
+#: The share of the plain convolutions' rate that is asked of each model.
+WANTED = 0.6
+
+_BURST = 4
+_CONVOLUTIONS = 8
+
+
+def built_from(name: str) -> dict[str, Any]:
+    """The arguments of the model's class, as its weights file has them."""
+    path = Path(msr.__file__).parent / "weights" / f"{name}.safetensors"
+    with safetensors.safe_open(path, framework="pt") as file:
+        arguments: dict[str, Any] = json.loads(file.metadata()["msr"])["arguments"]
+    return arguments
+
+
+def step(model: Any) -> Callable[[], object]:
+    """One frame of a stream, one picture or one burst through a model."""
+    if model.kind == "image":
+        picture = torch.rand(1, 3, HEIGHT, WIDTH).to(memory_format=torch.channels_last)
+        return lambda: model(picture)
+    if model.kind == "video":
+        frame = torch.rand(1, 3, HEIGHT, WIDTH).to(memory_format=torch.channels_last)
+        future = torch.rand(1, 1, 3, HEIGHT, WIDTH)
+        _, state = model.step(frame, future)
+        return lambda: model.step(frame, future, state)
+    if model.kind == "burst-raw":
+        frames, flows = torch.rand(1, _BURST, 7, HEIGHT, WIDTH), torch.rand(1, _BURST - 1, 2, HEIGHT, WIDTH)
+        return lambda: model(frames, flows)
+    burst = torch.rand(1, _BURST, 3, HEIGHT, WIDTH)
+    return lambda: model(burst)
+
+
+def convolutions(width: int) -> tuple[Callable[[], object], int]:
+    """Plain 3x3 convolutions with ReLU, and their operations."""
+    layers = [layer for _ in range(_CONVOLUTIONS) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU(True))]
+    stack = nn.Sequential(*layers).to(torch.bfloat16, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    x = torch.rand(1, width, HEIGHT, WIDTH).to(torch.bfloat16, memory_format=torch.channels_last)
+    return lambda: stack(x), _CONVOLUTIONS * 9 * width * width * HEIGHT * WIDTH
+
+
+def seconds_in_turns(candidates: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each, after one call to warm up."""
+    taken: list[list[float]] = [[] for _ in candidates]
+    for number in range(rounds + 1):
+        for times, candidate in zip(taken, candidates, strict=True):
+            start = time.perf_counter()
+            candidate()
+            if number:
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def where_time_goes(run: Callable[[], object]) -> str:
+    """The ops that take most of the time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40)
+
+
+def main() -> None:
+    """Measure and print; fails where a model is below what is wanted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipelines.model_throughput", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models (default: all that ship)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="print which ops take the time, too")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    options = parser.parse_args()
+    where = about(torch.device("cpu"))
+    print(f"{where['device']}, {where['threads']} threads, bf16, channels_last, {WIDTH}x{HEIGHT}")
+    print(f"{'model':<16}{'GMACs':>8}{'ms':>9}{'GMAC/s':>9}{'plain GMAC/s':>14}{'share':>8}")
+    rows = []
+    for card in available_models():
+        if options.names and card.name not in options.names:
+            continue
+        arguments = built_from(card.name)
+        model: Any = load_model(card.name, dtype=torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        counted = multiplications(card.kind, arguments, _BURST)
+        with torch.inference_mode():
+            run = step(model)
+            plain, plain_counted = convolutions(model.trunk.last.out_channels)
+            taken, plain_taken = seconds_in_turns([run, plain], options.rounds)
+            shown = where_time_goes(run) if options.profile else ""
+        rate, plain_rate = counted / taken / 1e9, plain_counted / plain_taken / 1e9
+        row = {"model": card.name, "gmacs": counted / 1e9, "ms": 1e3 * taken, "gmacs_per_s": rate}
+        rows.append({**row, "plain_gmacs_per_s": plain_rate, "share": rate / plain_rate})
+        numbers = f"{counted / 1e9:>8.2f}{1e3 * taken:>9.1f}{rate:>9.1f}{plain_rate:>14.1f}{rate / plain_rate:>8.0%}"
+        print(
+            f"{card.name:<16}{numbers}{'' if rate / plain_rate >= WANTED else '  below'}\n{shown}", end="", flush=True
+        )
+    path = (
+        options.json
+        or RESULTS / f"model_throughput-{'-'.join(str(where['device']).lower().split())}-{where['date']}.json"
+    )
+    path.write_text(json.dumps({"wanted": WANTED, "rows": rows, "about": where}, indent=1) + "\n")
+    print(f"asked: {WANTED:.0%} each; {path}")
+
+
+if __name__ == "__main__":
+    main()
