@@ -17,6 +17,7 @@ from msr.errors import InputError, WorkError
 from msr.models.burst import BurstModel
 from msr.models.burst_raw import RawBurstModel
 from msr.models.image import ImageModel
+from msr.models.phase import at_phase
 from msr.models.video import VideoModel
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ModelCard",
     "RawBurstModel",
     "VideoModel",
+    "at_phase",
     "available_models",
     "build_model",
     "load_model",

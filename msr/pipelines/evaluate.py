@@ -15,6 +15,7 @@ from msr.errors import InputError
 from msr.io.frames import image_files
 from msr.io.image import convert_depth, read_image
 from msr.metrics import luma, quantize
+from msr.models import at_phase
 from msr.ops.resize import resize
 from msr.pipelines.burst_protocol import handheld, learned, protocol_burst, raw_figures, single_frame
 from msr.pipelines.choose import choose_model
@@ -201,6 +202,13 @@ def _raw_bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
             yield path.stem, name, [*raw_figures(learned(burst, model), burst)]
 
 
+def _in_place(name: str, model: nn.Module, protocol: Protocol) -> tuple[str, nn.Module]:
+    """The model, its results moved (and its name saying so) where it is of another phase than the protocol."""
+    if protocol.of not in ("photos", "clips") or model.phase == PHASES[protocol.degradation]:
+        return name, model
+    return f"{name}, moved", at_phase(model, PHASES[protocol.degradation])
+
+
 _ROWS = {"photos": _photos, "clips": _clips, "bursts": _bursts, "raw bursts": _raw_bursts}
 
 
@@ -223,7 +231,7 @@ def evaluate(
         protocol: ``sisr-x2-y``, ``sisr-x3-y``, ``sisr-x4-y``, ``sisr-x4-bd-y``, ``vsr-x2-bi-y``, ``vsr-x4-bi-y``,
             ``vsr-x4-bd-y``, ``vsr-x4-bi-rgb``, ``burst`` or ``burst-raw-x4``.
         data: a folder of photos; for ``vsr`` a folder of folders of frames.
-        models: names or weights files.
+        models: names or weights files; where one is of another phase, its results are moved (`msr.models.at_phase`).
         results: folders of results, named and arranged as the originals are; for ``sisr`` and ``vsr``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights.
@@ -258,7 +266,7 @@ def evaluate(
     for name in models:
         chosen = choose_model(wanted.kinds, scale, name, device, dtype)
         scale, place = chosen.scale, chosen.device
-        loaded.append((Path(name).stem, chosen.module))
+        loaded.append(_in_place(Path(name).stem, chosen.module, wanted))
     assert scale is not None
     perceptual = None if wanted.of == "raw bursts" else load_lpips(place)
     crop = wanted.crop or 2 * scale
