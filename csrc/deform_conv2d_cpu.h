@@ -3,6 +3,7 @@
 #pragma once
 
 #include "deform_conv2d.h"
+#include "deform_conv2d_memory.h"
 
 #if defined(__x86_64__) && !defined(__clang__)
 #define MSR_DEFORM_SIMD 1
@@ -10,8 +11,6 @@
 #endif
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <optional>
 
 namespace msr::deform {
@@ -30,17 +29,18 @@ struct Plan : Geometry {
   int64_t row, plane;   // elements of a row and of all of one quad's padded plane
   int64_t out_padded;   // output channels of one group, rounded up to vectors
   int64_t tile;         // room for pixels in a tile
-  int64_t wanted_row;   // elements of the gradient of one pixel's columns of one offset group, and room for a vector
+  int64_t chunk;        // offset groups of one thread of the backward pass
+  int64_t wanted_row;   // elements of the gradient of one pixel's columns of a chunk, and room for a vector
   int64_t block;        // offset groups that are sampled before they are multiplied
   int64_t parts, tile_width, tile_rows;
 
-  Plan(const Geometry& geometry, int64_t lanes) : Geometry(geometry) {
+  Plan(const Geometry& geometry, int64_t lanes, int64_t chunk = 1) : Geometry(geometry), chunk(chunk) {
     group_quads = round_up(offset_group_channels(), 4) / 4;
     quads = group_quads * offset_groups;
     row = 4 * (width + 3);
     plane = (height + 4) * row;
     out_padded = round_up(out_channels / groups, std::max<int64_t>(lanes, 4));
-    wanted_row = round_up(group_quads * taps * 4, lanes) + lanes;
+    wanted_row = round_up(chunk * group_quads * taps * 4, lanes) + lanes;
     // About a hundred pixels, fewer where one group's columns would take more than a quarter megabyte: a part of one
     // row, or several whole rows, so that the pixels of a tile follow each other in memory.
     const int64_t each = group_quads * taps * 4;
@@ -80,20 +80,22 @@ struct Plan : Geometry {
   Span quads_of(int64_t group) const {
     return {quad_of(group * group_channels()), quad_of((group + 1) * group_channels() - 1) + 1};
   }
-  // Those of them that belong to an offset group; none where begin >= end.
-  Span shared_quads(int64_t group, int64_t offset_group) const {
+  // Those of them that belong to some offset groups; none where begin >= end.
+  Span shared_quads(int64_t group, Span some) const {
     const Span all = quads_of(group);
-    return {std::max(all.begin, offset_group * group_quads), std::min(all.end, (offset_group + 1) * group_quads)};
+    return {std::max(all.begin, some.begin * group_quads), std::min(all.end, some.end * group_quads)};
   }
 };
 
-// Gradients of one tile: those of the output as rows of pixels come in, the others go out. Offsets are [2 * taps][tile],
-// masks [taps][tile]; weights are added up, for each convolution group [elements of this offset group][out_padded].
+// Gradients of one tile: those of the output as rows of pixels come in, the others go out. Offsets and masks are rows of
+// pixels, too; weights are added up, for each convolution group [elements of these offset groups][out_padded].
 template <typename T>
 struct Gradients {
   const T* out;
   int64_t out_row;
-  T *planes, *offsets, *masks, *weights;
+  T *planes, *offsets, *masks;
+  int64_t offset_stride, mask_stride;
+  T* weights;
 };
 
 // Where a tile's outputs lie (in the input, before the offsets) and the offsets and masks themselves: the row of channel
@@ -118,6 +120,7 @@ struct Samples {
 #define MSR_ISA baseline
 #define MSR_VECTOR_BYTES 16
 #include "deform_conv2d_tile.h"
+#include "deform_conv2d_gradients.h"
 #undef MSR_ISA
 #undef MSR_VECTOR_BYTES
 
@@ -127,18 +130,23 @@ struct Samples {
 #define MSR_ISA avx2
 #define MSR_VECTOR_BYTES 32
 #include "deform_conv2d_tile.h"
+#include "deform_conv2d_gradients.h"
 #undef MSR_ISA
 #undef MSR_VECTOR_BYTES
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own intrinsics, where it does not matter
 #define MSR_ISA avx512
 #define MSR_VECTOR_BYTES 64
 #include "deform_conv2d_tile.h"
+#include "deform_conv2d_gradients.h"
 #include "deform_conv2d_interleaved.h"
 #undef MSR_ISA
 #undef MSR_VECTOR_BYTES
+#pragma GCC diagnostic pop
 #pragma GCC pop_options
 #endif
 
@@ -185,47 +193,32 @@ decltype(Kernels<T>::forward) forward_kernel(const Plan& plan) {
   return kernels<T>().forward;
 }
 
-// Memory that starts at a cache line, so that no vector of it lies across two: a fifth of the time of a product.
-template <typename T>
-struct CacheLines {
-  using value_type = T;
-  CacheLines() = default;
-  template <typename U>
-  CacheLines(const CacheLines<U>&) {}
-  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64})); }
-  void deallocate(T* memory, size_t) { ::operator delete(memory, std::align_val_t{64}); }
-  // Also the deleter of a buffer.
-  void operator()(T* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-  friend bool operator==(const CacheLines&, const CacheLines&) { return true; }
-  friend bool operator!=(const CacheLines&, const CacheLines&) { return false; }
-};
-
-template <typename T>
-using Vector = std::vector<T, CacheLines<T>>;
-template <typename T>
-using Buffer = std::unique_ptr<T[], CacheLines<T>>;
-
-// Not initialised.
-template <typename T>
-Buffer<T> buffer(int64_t count) {
-  return Buffer<T>(CacheLines<T>().allocate(static_cast<size_t>(count)));
-}
-
 // A tensor whose pixels can be walked with one stride: element (b, c, pixel) is at b * batch + c * channel + pixel * pixel.
 struct Pixels {
   Tensor tensor;
   const void* data;
   ScalarType type;
-  int64_t batch, channel, pixel;
+  int64_t channels, batch, channel, pixel;
 
   explicit Pixels(const Tensor& given)
       : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : torch::stable::contiguous(given)),
         data(tensor.data_ptr()),
         type(tensor.scalar_type()),
+        channels(tensor.size(1)),
         batch(tensor.stride(0)),
         channel(tensor.stride(1)),
         pixel(tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2)) {}
 
+  // `count` channels from `first` on.
+  Pixels part(int64_t first, int64_t count) const {
+    Pixels some = *this;
+    dispatch_floating(type, "deform_conv2d", [&](auto tag) {
+      using S = typename decltype(tag)::type;
+      some.data = static_cast<const S*>(data) + first * channel;
+    });
+    some.channels = count;
+    return some;
+  }
   template <typename T>
   bool holds() const {
     return type == (sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
@@ -237,12 +230,12 @@ template <typename T>
 void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, T* to, int64_t row) {
   if (from.channel == 1 && from.holds<T>()) {
     const T* source = static_cast<const T*>(from.data) + batch * from.batch + begin * from.pixel;
-    return kernels<T>().transpose(source, from.pixel, count, from.tensor.size(1), to, row);
+    return kernels<T>().transpose(source, from.pixel, count, from.channels, to, row);
   }
   dispatch_floating(from.type, "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const S* source = static_cast<const S*>(from.data) + batch * from.batch + begin * from.pixel;
-    const int64_t channels = from.tensor.size(1);
+    const int64_t channels = from.channels;
     with_simd([=] {
       // Sixteen channels at a time: with channels_last they share a cache line.
       for (int64_t first = 0; first < channels; first += 16) {
@@ -258,35 +251,22 @@ void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, 
   });
 }
 
-// Memory that a thread keeps for its next call, as fresh pages cost more than what is written to them here.
-template <typename T, int NUMBER = 0>
-T* kept(int64_t count) {
-  static thread_local Buffer<T> memory;
-  static thread_local int64_t size = 0;
-  constexpr int64_t most = (int64_t{64} << 20) / sizeof(T);
-  if (size < count || (size > most && size > 2 * count)) {
-    memory = nullptr;
-    memory = buffer<T>(count);
-    size = count;
-  }
-  return memory.get();
-}
-
-// Writes the input as planes of quads in zeros: [batch][quad][height + 4][width + 3][4], the image from row and column 2
+// Writes images as planes of quads in zeros: [image][quad][height + 4][width + 3][4], the image from row and column 2
 // on. The column to the right of the last is the first of the next row, so one more pixel follows the last plane.
 template <typename T>
-void quad_planes(const Plan& plan, const Tensor& input, T* out) {
+void quad_planes(const Plan& plan, const Tensor& input, Span images, Span quads, T* out) {
   const Strides stride = strides(input);
-  std::fill_n(out + plan.batch * plan.quads * plan.plane, 4, T(0));
+  const int64_t batch = images.end - images.begin, each = quads.end - quads.begin;
+  std::fill_n(out + batch * each * plan.plane, 4, T(0));
   dispatch_floating(input.scalar_type(), "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const S* data = static_cast<const S*>(input.data_ptr());
     const int64_t rows = plan.height + 4;
-    parallel(plan.batch * rows, plan.quads * plan.row, [&](int64_t begin, int64_t end) {
+    parallel(batch * rows, each * plan.row, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / rows, y = i % rows - 2;
-        for (int64_t quad = 0; quad < plan.quads; ++quad) {
-          T* to = out + (b * plan.quads + quad) * plan.plane + (y + 2) * plan.row;
+        const int64_t b = images.begin + i / rows, y = i % rows - 2;
+        for (int64_t quad = quads.begin; quad < quads.end; ++quad) {
+          T* to = out + (i / rows * each + quad - quads.begin) * plan.plane + (y + 2) * plan.row;
           int64_t valid = 0;
           while (valid < 4 && plan.channel_of(quad, valid) >= 0) ++valid;
           const bool outside = y < 0 || y >= plan.height;
@@ -365,7 +345,7 @@ struct TileReader {
   Samples<T> samples;
 
   TileReader(const Plan& plan, const Pixels& offset, const Pixels* mask) : plan(plan), offset(offset), mask(mask) {
-    const int64_t n = plan.tile, rows = plan.offset_groups * plan.taps;
+    const int64_t n = plan.tile, rows = offset.channels / 2;
     memory = buffer<T>(n * 8 + n * 3 * rows);
     index = buffer<int>(n);
     T* at = memory.get();

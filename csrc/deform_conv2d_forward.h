@@ -15,7 +15,7 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& weight
   const Kernels<T> kernel = kernels<T>();
   const Plan plan(geometry, kernel.lanes);
   T* planes = kept<T>(plan.batch * plan.quads * plan.plane + 4);
-  quad_planes<T>(plan, input, planes);
+  quad_planes<T>(plan, input, {0, plan.batch}, {0, plan.quads}, planes);
   const std::vector<T> all = as_vector<T>(weight);
   Vector<T> packed;
   for (int64_t group = 0; group < plan.groups; ++group) {
