@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msr.degradation import compress_jpeg
 from msr.errors import InputError
 from msr.ops.resize import resize
 from msr.pipelines.handheld import Shot, merge_shots, sharpest, write_explanation
+from msr.pipelines.handheld.noise import noise_between
+from msr.pipelines.handheld.robustness import guide_of
 
 SCALE, HEIGHT, WIDTH = 2, 96, 128
 MARGIN = 24
@@ -130,6 +133,47 @@ def test_large_motion_is_found() -> None:
     assert use.motion is not None
     inside = use.motion.flow[0, :, 5:, 5:]
     assert float((inside - torch.tensor([-64.0, -52.0]).view(2, 1, 1)).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(97, 64), (64, 98), (194, 97)])
+def test_motion_is_found_at_any_size(height: int, width: int) -> None:
+    big = scene(4)[None, :, : height + 3, : width + 2]
+    use = merge_shots([Shot(big[..., 3:, :-2]), Shot(big[..., :-3, 2:])], 1).frames[1]
+    assert use.motion is not None
+    assert float((use.motion.flow[0] - torch.tensor([-2.0, 3.0]).view(2, 1, 1)).abs().mean()) < 0.1
+
+
+def compressed(picture: Tensor, seed: int, noise: float, quality: int) -> Shot:
+    """A frame by a camera that does not tell its noise."""
+    return Shot(compress_jpeg(taken(picture, seed, None, noise).pixels, quality))
+
+
+@pytest.mark.parametrize(("noise", "quality"), [(0.01, 92), (0.03, 92), (0.03, 70)])
+def test_the_noise_of_compressed_frames_is_estimated(noise: float, quality: int) -> None:
+    shots = [compressed(looked_at(scene(), (0, 0)), seed, noise, quality) for seed in (1, 2)]
+    moved = compressed(looked_at(scene(), (4 * SCALE, 0)), 3, noise, quality)
+    base, again, other = (guide_of(shot.pixels, None) for shot in (*shots, moved))
+    difference = (base - again) / 2**0.5
+    found = noise_between(base[..., 2:], other[..., :-2])
+    for estimate, noisy in ((found.pixel, difference), (found.mean, F.avg_pool2d(difference, 3, 1))):
+        ratio = (estimate / noisy.square().mean((2, 3), keepdim=True)).sqrt()
+        assert ratio.min() > 0.6
+        assert ratio.max() < 1.3
+
+
+def test_noisy_compressed_frames_count() -> None:
+    frames = [compressed(looked_at(scene(), shift), seed, 0.05, 85) for seed, shift in enumerate(SHIFTS)]
+    merged, single = merge_shots(frames, SCALE), merge_shots(frames[:1], SCALE).image
+    assert all(use.trust is None or float(use.trust.mean()) > 0.6 for use in merged.frames)
+    assert psnr(merged.image, looked_at(scene(), SHIFTS[0])) > psnr(single, looked_at(scene(), SHIFTS[0])) + 4.0
+
+
+def test_noise_is_not_taken_from_a_frame_of_something_else() -> None:
+    frames = [compressed(looked_at(scene(), shift), seed, 0.02, 90) for seed, shift in enumerate(SHIFTS)]
+    strange = compressed(looked_at(scene(9), (0, 0)), 20, 0.02, 90)
+    merged = merge_shots([frames[0], strange, *frames[1:]], SCALE)
+    assert [use.used for use in merged.frames] == [True, False] + [True] * (len(frames) - 1)
+    assert torch.allclose(merged.image, merge_shots(frames, SCALE).image, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ class Aligner:
         for number in reversed(range(len(frames))):
             level, frame = self.levels[number], frames[number]
             if number < len(frames) - 1:
-                old = _spread(2 * flow, 2 * TILE, *[n * TILE for n in level.grid])
+                # Of an odd size, a level has up to one tile more than twice those of the next.
+                wider = F.pad(2 * flow, (0, 1, 0, 1), mode="replicate")
+                old = _spread(wider, 2 * TILE, *[n * TILE for n in level.grid])
                 flow = F.avg_pool2d(old, TILE)
             if number > 0 or len(frames) == 1:
                 flow = level.search(frame, flow)

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.errors import InputError
+from msr.ops.flow_warp import flow_warp
 from msr.ops.kernel_merge import kernel_merge
 from msr.pipelines.handheld.align import Aligner, Motion
 from msr.pipelines.handheld.gray import gray_of
 from msr.pipelines.handheld.kernels import covariances
-from msr.pipelines.handheld.noise import estimate_noise
+from msr.pipelines.handheld.noise import GuideNoise, estimate_noise, noise_at_most, noise_between, white_noise
 from msr.pipelines.handheld.restore import Sums, luma_of, restore
-from msr.pipelines.handheld.robustness import Judge, guide_of, guide_variance
+from msr.pipelines.handheld.robustness import Judge, guide_of
 from msr.pipelines.handheld.shot import Shot
 from msr.pipelines.handheld.single import single_picture
 
@@ -142,20 +143,32 @@ class _Merger:
             self._prepare(shot)
 
     def _prepare(self, shot: Shot) -> None:
-        self.noise = estimate_noise(shot.pixels, shot.mosaic) if shot.noise is None else shot.noise
-        self.shot = replace(shot, noise=self.noise)
-        gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
+        self.gray = gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
         self.aligner = Aligner(gray)
         self.brightness = float(gray.median())
-        guide = guide_of(shot.pixels, shot.mosaic)
-        self.guide = guide
-        self.judge = Judge(guide, guide_variance(guide, self.noise, shot.mosaic), mosaic=shot.mosaic is not None)
-        self.covariance = covariances(gray, _gray_noise(gray, self.shot), DETAIL, FLAT, STRETCH)
+        self.guide = guide_of(shot.pixels, shot.mosaic)
+        # What a camera makes of noise on its way to sRGB only another frame tells.
+        self.sure = shot.mosaic is not None or shot.noise is not None
+        if self.sure:
+            noise = estimate_noise(shot.pixels, shot.mosaic) if shot.noise is None else shot.noise
+            self.shot = replace(shot, noise=noise)
+            self._believe(white_noise(self.guide, noise, shot.mosaic))
+        else:
+            self._believe(noise_at_most(self.guide))
         height, width = shot.size
         axes = [torch.arange(n, device=gray.device, dtype=torch.float32) for n in (width, height)]
         self.place = torch.stack(torch.meshgrid(*axes, indexing="xy"))[None]
         self.total = self.weight = self.own = torch.zeros(())
-        self._gather(shot.pixels, self.place, torch.ones_like(gray))
+
+    def _believe(self, noise: GuideNoise) -> None:
+        self.noise = noise
+        self.judge = Judge(self.guide, noise, mosaic=self.shot.mosaic is not None)
+
+    def _begin(self) -> None:
+        """Gather the base: there is a frame to be merged with it, and the noise is known."""
+        self.alone, self.sure = False, True
+        self.covariance = covariances(self.gray, _gray_noise(self.gray, self.shot, self.noise), DETAIL, FLAT, STRETCH)
+        self._gather(self.shot.pixels, self.place, torch.ones_like(self.gray))
         self.own = self.weight.clone()
 
     def _gather(self, pixels: Tensor, positions: Tensor, trust: Tensor) -> None:
@@ -194,12 +207,16 @@ class _Merger:
         if abs(exposure - 1.0) > 0.01:
             shot = shot.brightened(1.0 / exposure)
             guide = guide_of(shot.pixels, shot.mosaic)
+        if not self.sure:
+            warped = flow_warp(guide, half, interpolation="bicubic", padding_mode="border")
+            self._believe(self.noise.least(noise_between(self.guide, warped)))
         trust = self.judge.trust(guide, half)
         if exposure > 1.05:
             trust = trust * self.judge.clear(saturated, half)
         used = float(trust.mean()) >= _FOREIGN
         if used:
-            self.alone = False
+            if self.alone:
+                self._begin()
             full = F.interpolate(trust, size=(height, width), mode="bilinear", align_corners=False)
             # What got less light has more noise.
             self._gather(shot.pixels, self.place + flow, full * min(1.0, exposure))
@@ -213,12 +230,14 @@ class _Merger:
         return restore(Sums(self.total, self.weight, self.own), single, self.shot.gains, self.scale, DETAIL), weight
 
 
-def _gray_noise(gray: Tensor, shot: Shot) -> float:
+def _gray_noise(gray: Tensor, shot: Shot, noise: GuideNoise) -> float:
     """Standard deviation of the noise in a picture by `gray_of`."""
+    if shot.mosaic is None:
+        # Each pixel of the guide is the mean of four; in gray, green counts half, red and blue a quarter.
+        share = torch.tensor([1 / 16, 1 / 4, 1 / 16], device=gray.device).view(1, 3, 1, 1)
+        return float((4 * share * noise.pixel.mean((2, 3), keepdim=True)).sum().sqrt())
     assert shot.noise is not None
     a, b = shot.noise
-    if shot.mosaic is None:
-        return float(0.61 * (a * gray.mean() + b) ** 0.5)
     # The squares of the smoothing taps sum to 9/64, gains amplify; the derivative of a root is one half over the root.
     gain = sum(shot.gains) / 3
     light = float(gray.square().median())

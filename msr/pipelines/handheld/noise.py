@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msr.pipelines.handheld.filters import both_ways
+from msr.pipelines.handheld.filters import both_ways, box
 
 _BLOCK = 8
 _BINS = 8
@@ -62,3 +64,74 @@ def estimate_noise(pixels: Tensor, mosaic: str | None) -> tuple[float, float]:
     slope = float((weight * (x - mx) * (y - my)).sum() / ((weight * (x - mx) ** 2).sum() + 1e-12))
     slope = min(max(slope, 0.0), float((y / x.clamp(min=1e-3)).min()))
     return slope, max(float(my - slope * mx), 1e-8)
+
+
+@dataclass(frozen=True)
+class GuideNoise:
+    """The noise of a picture by `guide_of`: variances, ``(1, 3, h, w)`` or, the same everywhere, ``(1, 3, 1, 1)``.
+
+    Attributes:
+        pixel: of one pixel.
+        mean: of the mean of three by three pixels: a ninth of it where noise is white, more after JPEG or demosaicking.
+    """
+
+    pixel: Tensor
+    mean: Tensor
+
+    def least(self, other: GuideNoise) -> GuideNoise:
+        """The lesser of both."""
+        return GuideNoise(torch.minimum(self.pixel, other.pixel), torch.minimum(self.mean, other.mean))
+
+
+def white_noise(guide: Tensor, noise: tuple[float, float], mosaic: str | None) -> GuideNoise:
+    """What the noise (a, b) of the pixels of a frame, each by itself, is in its guide.
+
+    Example:
+        >>> white_noise(torch.ones(1, 3, 1, 1), (1.0, 1.0), "rggb").pixel.flatten()
+        tensor([2., 1., 2.])
+    """
+    share = (0.25, 0.25, 0.25) if mosaic is None else (1.0, 0.5, 1.0)
+    variance = noise[0] * guide.clamp(min=0) + noise[1]
+    variance = variance * torch.tensor(share, device=guide.device).view(1, 3, 1, 1)
+    return GuideNoise(variance, box(variance, 1) / 9)
+
+
+def noise_at_most(guide: Tensor) -> GuideNoise:
+    """What the noise of a guide cannot be more than: what its calmest blocks vary by.
+
+    Example:
+        >>> noise = noise_at_most(0.5 + 0.01 * torch.randn(1, 3, 128, 128))
+        >>> bool((noise.pixel > 0.5e-4).all() and (noise.pixel < 2e-4).all())
+        True
+    """
+    return _calmest(guide, guide - box(guide, _BLOCK // 2), box(guide, 1) - box(guide, _BLOCK // 2))
+
+
+def noise_between(guide: Tensor, other: Tensor) -> GuideNoise:
+    """Estimate the noise of two guides of one scene from their difference, in which there is next to no detail.
+
+    Args:
+        guide: of the base, ``(1, 3, h, w)``.
+        other: of another frame, brought to the base.
+
+    Returns:
+        For each colour what it is, about: a fifth too little or too much in most pictures.
+
+    Example:
+        >>> noise = noise_between(*(0.5 + 0.01 * torch.randn(2, 1, 3, 128, 128)))
+        >>> bool((noise.pixel > 0.5e-4).all() and (noise.pixel < 2e-4).all())
+        True
+    """
+    difference = (other - guide) * 0.5**0.5
+    return _calmest(guide, difference, box(difference, 1))
+
+
+def _calmest(guide: Tensor, pixel: Tensor, mean: Tensor) -> GuideNoise:
+    """The lower tenth, over blocks, of mean squares."""
+    side = min(_BLOCK, *guide.shape[2:])
+    light = F.avg_pool2d(guide, side).amin(1).flatten(), F.avg_pool2d(guide, side).amax(1).flatten()
+    usable = (light[0] > 0.02) & (light[1] < 0.95)
+    if int(usable.sum()) < 8:
+        usable = torch.ones_like(usable)
+    found = [F.avg_pool2d(x.square(), side).flatten(2)[..., usable] for x in (pixel, mean)]
+    return GuideNoise(*(torch.quantile(x, 0.1, dim=2, keepdim=True)[..., None].clamp(min=1e-7) for x in found))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from msr.camera import inverse_srgb_curve
 from msr.ops.flow_warp import flow_warp
 from msr.pipelines.handheld.filters import box, mirrored
+from msr.pipelines.handheld.noise import GuideNoise
 
 #: Share of the local variance that the means of three by three may differ by, because frames sample fine detail at
 #: different places; and the same of single pixels, times the share at which doubt begins (more in a mosaic).
@@ -36,18 +37,6 @@ def guide_of(pixels: Tensor, mosaic: str | None) -> Tensor:
     return torch.cat(colours, dim=1)
 
 
-def guide_variance(guide: Tensor, noise: tuple[float, float], mosaic: str | None) -> Tensor:
-    """The variance of the noise in a picture by `guide_of`, ``(1, 3, h, w)``.
-
-    Example:
-        >>> guide_variance(torch.ones(1, 3, 1, 1), (1.0, 1.0), "rggb").flatten()
-        tensor([2., 1., 2.])
-    """
-    share = (0.25, 0.25, 0.25) if mosaic is None else (1.0, 0.5, 1.0)
-    variance = noise[0] * guide.clamp(min=0) + noise[1]
-    return variance * torch.tensor(share, device=guide.device).view(1, 3, 1, 1)
-
-
 class Judge:
     """Compares frames with the base, as sections 5.2 and 5.3 of B. Wronski et al., arXiv:1905.03277, do.
 
@@ -56,25 +45,25 @@ class Judge:
 
     Args:
         guide: of the base, ``(1, 3, h, w)`` as `guide_of` gives.
-        variance: of the noise of one pixel of the guide, ``(1, 3, h, w)``.
+        noise: of the guide, each variance ``(1, 3, h, w)`` or ``(1, 3, 1, 1)``.
         mosaic: whether the guide is that of a mosaic.
 
     Example:
         >>> x = torch.rand(1, 3, 12, 16)
-        >>> judge = Judge(x, torch.full_like(x, 1e-4), mosaic=True)
+        >>> judge = Judge(x, white_noise(x, (0.0, 1e-4), "rggb"), mosaic=True)
         >>> float(judge.trust(x, torch.zeros(1, 2, 12, 16)).min())
         1.0
     """
 
-    def __init__(self, guide: Tensor, variance: Tensor, *, mosaic: bool) -> None:
+    def __init__(self, guide: Tensor, noise: GuideNoise, *, mosaic: bool) -> None:
         self.guide, self.mean = guide, box(guide, 1)
         self.doubt = _MOSAIC_DOUBT if mosaic else _DOUBT
-        spread = (box(guide.square(), 1) - self.mean.square() - variance).clamp(min=0)
-        # Both sides hold noise: of nine pixels in a mean, of one in a pixel.
-        self.expected = 2 * box(variance, 1) / 9 + 1e-7 + _ALIASING * spread
-        self.noise = 2 * box(variance, 2).sum(1, keepdim=True)
+        spread = (box(guide.square(), 1) - self.mean.square() - noise.pixel).clamp(min=0)
+        # Both sides hold noise.
+        self.expected = 2 * noise.mean + 1e-7 + _ALIASING * spread
+        self.noise = 2 * box(noise.pixel, 2).sum(1, keepdim=True)
         self.band = self._band(self.mean)
-        self.power = (self.band.square() - 0.09 * variance).sum(1, keepdim=True)
+        self.power = (self.band.square() - 0.81 * noise.mean).sum(1, keepdim=True)
         self.detail = (box(guide.square(), 2) - box(guide, 2).square()).sum(1, keepdim=True).clamp(min=0)
 
     def trust(self, guide: Tensor, flow: Tensor) -> Tensor:
