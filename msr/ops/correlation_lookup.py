@@ -29,7 +29,8 @@ def correlation_lookup(a: Tensor, b: Tensor, coords: Tensor, radius: int) -> Ten
     Returns:
         `(B, (2r + 1)^2, H, W)` with the dtype and memory format of `a` (0 where there are no channels). Positions and
         sums are float32, or float64 where `a` is. Under autocast `a` and `b` take its dtype, `coords` keeps its own. At
-        a NaN or infinite coordinate all is 0, as is its gradient. Differentiable once, in `a`, `b` and `coords`.
+        a NaN or infinite coordinate all is 0, as is its gradient. Differentiable once, in `a`, `b` and `coords`. On
+        the CPU features in NCHW are first copied to channels_last; on a GPU, and where they lie so, nothing is copied.
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers that do not fit.

@@ -263,6 +263,29 @@ def test_autocast(device: torch.device) -> None:
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_many_offset_groups(groups: int, threads: int, layout: torch.memory_format) -> None:
+    """On the CPU a thread takes some offset groups at once, and how many depends on the number of threads."""
+    sample = make((2, 40, 5, 60), (32, 40 // groups, 3, 3), 10, padding=1)
+    results = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for dtype, op in ((torch.float32, deform_conv2d), (torch.float64, deform_conv2d_reference)):
+        x, offset, weight, bias, mask = sample.to(torch.device("cpu"), dtype)
+        assert x is not None
+        assert offset is not None
+        leaves = [x.contiguous(memory_format=layout), offset.contiguous(memory_format=layout), weight, bias, mask]
+        leaves = [t.detach().requires_grad_() for t in leaves if t is not None]
+        out = with_mask_in_place(op)(*leaves, padding=1)
+        weigh = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out).contiguous(memory_format=layout)
+        results.append(torch.autograd.grad(out, leaves, weigh))
+    torch.set_num_threads(before)
+    for got, expected in zip(*results, strict=True):
+        assert_close(got, expected, torch.float32)
+
+
 def test_only_the_gradients_asked_for(device: torch.device) -> None:
     tensors = make((1, 4, 5, 6), (3, 4, 3, 3), 1, padding=1).to(device, torch.float32)
     every = [t.detach().requires_grad_() for t in tensors if t is not None]
