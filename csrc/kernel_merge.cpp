@@ -9,15 +9,18 @@ namespace {
 constexpr int64_t kSome = 128;         // pixels of the result that are made at once
 constexpr int64_t kGuides = 6;         // weight, x, y, xx, xy, yy
 constexpr int64_t kReach = kSome + 2;  // pixels of the base grid that they lie between, as the scale is 1 or more
+constexpr int kNear = 9;               // pixels of a frame that are looked at where the radius is 1
+constexpr double kLog2E = 1.4426950408889634;
 
 // Some pixels of the result in one frame. Numbers that are not meant to count are made harmless, and `counts` is 0.
 template <typename C>
 struct Places {
   C guide[kGuides][kSome];
   C dx[kSome], dy[kSome];                     // from the position to the nearest pixel
-  C across[kSome], both[kSome], down[kSome];  // factors of dx^2, dx dy and dy^2 in the exponent
+  C across[kSome], both[kSome], down[kSome];  // factors of dx^2, dx dy and dy^2 in the exponent of 2
   C strength[kSome];
   int row[kSome], column[kSome], counts[kSome];
+  bool any, inside;  // whether any of them counts; whether all that do have their nine nearest pixels in the frame
 };
 
 // Sums over pixels of a frame. In a mosaic those at even and odd distance from the nearest pixel, down and across, are
@@ -46,14 +49,23 @@ struct Along {
 template <typename C>
 MSR_HOST_DEVICE void read_guides(const Geometry& g, const C* const (&guides)[kGuides], const Between<C>& down,
                                  const Along<C>& along, int64_t begin, int64_t count, Places<C>& out) {
-  C blended[kReach], left[kSome], right[kSome];
+  C blended[kReach + 2], left[kSome], right[kSome];
   const int *first = along.first.data() + begin, *second = along.second.data() + begin;
   const C* part = along.part.data() + begin;
   const int start = first[0];
   for (int64_t n = 0; n < kGuides; ++n) {
     const C *upper = guides[n] + down.first * g.base_width + start, *lower = guides[n] + down.second * g.base_width + start;
-    for (int64_t p = 0; p <= second[count - 1] - start; ++p)
-      blended[p] = upper[p] * (C(1) - down.part) + lower[p] * down.part;
+    const int64_t last = second[count - 1] - start;
+    for (int64_t p = 0; p <= last; ++p) blended[p] = upper[p] * (C(1) - down.part) + lower[p] * down.part;
+    if (g.scale == 2 && count == kSome && begin > 0 && begin + count < g.out_width) {
+      // Two pixels of the result lie a quarter of a pixel before and behind one of the grid.
+#pragma omp simd
+      for (int64_t p = 0; p < kSome / 2; ++p) {
+        out.guide[n][2 * p] = C(0.25) * blended[p] + C(0.75) * blended[p + 1];
+        out.guide[n][2 * p + 1] = C(0.75) * blended[p + 1] + C(0.25) * blended[p + 2];
+      }
+      continue;
+    }
     // Fetched one by one: out of loops of vectors the indices would first have to be taken apart.
     for (int64_t p = 0; p < count; ++p) left[p] = blended[first[p] - start], right[p] = blended[second[p] - start];
 #pragma omp simd
@@ -64,7 +76,9 @@ MSR_HOST_DEVICE void read_guides(const Geometry& g, const C* const (&guides)[kGu
 template <typename C>
 MSR_HOST_DEVICE void find_places(const Geometry& g, int64_t count, Places<C>& at) {
   const C radius = static_cast<C>(g.radius), height = static_cast<C>(g.height), width = static_cast<C>(g.width);
-#pragma omp simd
+  const C log2e = static_cast<C>(kLog2E);
+  int any = 0, outside = 0;
+#pragma omp simd reduction(| : any, outside)
   for (int64_t p = 0; p < count; ++p) {
     const C strength = at.guide[0][p], x = at.guide[1][p], y = at.guide[2][p];
     const C xx = at.guide[3][p], xy = at.guide[4][p], yy = at.guide[5][p], determinant = xx * yy - xy * xy;
@@ -77,13 +91,17 @@ MSR_HOST_DEVICE void find_places(const Geometry& g, int64_t count, Places<C>& at
     at.row[p] = static_cast<int>(nearest_y);
     at.dx[p] = counts ? nearest_x - x : C(0);
     at.dy[p] = counts ? nearest_y - y : C(0);
-    const C by = C(1) / (counts ? determinant : C(1));
+    any |= counts;
+    outside |= counts & !((nearest_x >= C(1)) & (nearest_x < width - C(1)) & (nearest_y >= C(1)) & (nearest_y < height - C(1)));
+    const C by = log2e / (counts ? determinant : C(1));
     at.across[p] = counts ? C(-0.5) * yy * by : C(0);
     at.both[p] = counts ? xy * by : C(0);
     at.down[p] = counts ? C(-0.5) * xx * by : C(0);
     at.strength[p] = counts ? strength : C(0);
     at.counts[p] = counts;
   }
+  at.any = any != 0;
+  at.inside = outside == 0;
 }
 
 // Adds the pixel at (v, u) from the nearest one.
@@ -103,7 +121,7 @@ MSR_HOST_DEVICE void add_pixel(const Geometry& g, const T* frame, const Places<c
     index[p] = inside[p] ? static_cast<Index>(row) * static_cast<Index>(width) + column : 0;
     const C dx = at.dx[p] + static_cast<C>(u), dy = at.dy[p] + static_cast<C>(v);
     const C power = at.across[p] * dx * dx + at.both[p] * dx * dy + at.down[p] * dy * dy;
-    share[p] = inside[p] ? at.strength[p] * exponential(power) : C(0);
+    share[p] = inside[p] ? at.strength[p] * power_of_two(power) : C(0);
     sums.mass[kind][p] += share[p];
   }
   for (int64_t c = 0; c < g.channels; ++c) {
@@ -114,6 +132,57 @@ MSR_HOST_DEVICE void add_pixel(const Geometry& g, const T* frame, const Places<c
       const C value = load(plane[index[p]]);
       total[p] += share[p] * (inside[p] ? value : C(0));
     }
+  }
+}
+
+// Fetches the nine nearest pixels of each place, one by one: out of loops of vectors the indices would first have to be
+// taken apart. What does not count reads the first pixels of the frame.
+template <typename T, typename Index>
+MSR_HOST_DEVICE void read_near(const T* plane, const Places<compute_t<T>>& at, Index width, int64_t count,
+                               compute_t<T> (&value)[kNear][kSome]) {
+  for (int64_t p = 0; p < count; ++p) {
+    const Index row = at.row[p], column = at.column[p];
+    const T* from = plane + (at.counts[p] ? (row - 1) * width + column - 1 : 0);
+    for (int k = 0; k < kNear; ++k) value[k][p] = load(from[k / 3 * width + k % 3]);
+  }
+}
+
+// Adds the nine nearest pixels of places that have them all; `shares` are their weights.
+template <typename C>
+MSR_HOST_DEVICE void find_shares(const Places<C>& at, int64_t count, C (&shares)[kNear][kSome]) {
+#pragma omp simd
+  for (int64_t p = 0; p < count; ++p) {
+    const auto tap = [&](int k) {
+      const C dx = at.dx[p] + static_cast<C>(k % 3 - 1), dy = at.dy[p] + static_cast<C>(k / 3 - 1);
+      const C power = (at.across[p] * dx + at.both[p] * dy) * dx + at.down[p] * dy * dy;
+      shares[k][p] = at.strength[p] * power_of_two(power);
+    };
+    tap(0), tap(1), tap(2), tap(3), tap(4), tap(5), tap(6), tap(7), tap(8);
+  }
+}
+
+template <typename T, typename Index>
+MSR_HOST_DEVICE void add_near(const Geometry& g, const T* frame, const Places<compute_t<T>>& at, bool mosaic, int64_t count,
+                              Sums<compute_t<T>>& sums) {
+  using C = compute_t<T>;
+  C shares[kNear][kSome], value[kNear][kSome];
+  find_shares(at, count, shares);
+  for (int64_t c = 0; c < g.channels; ++c) {
+    read_near<T, Index>(frame + c * g.height * g.width, at, static_cast<Index>(g.width), count, value);
+#pragma omp simd
+    for (int64_t p = 0; p < count; ++p) {
+      const auto part = [&](int k) { return at.counts[p] ? shares[k][p] * value[k][p] : C(0); };
+      const C corners = (part(0) + part(2)) + (part(6) + part(8)), rows = part(1) + part(7), columns = part(3) + part(5);
+      sums.total[mosaic ? 0 : c][p] = mosaic ? part(4) : part(4) + (corners + (rows + columns));
+      if (mosaic) sums.total[1][p] = columns, sums.total[2][p] = rows, sums.total[3][p] = corners;
+    }
+  }
+#pragma omp simd
+  for (int64_t p = 0; p < count; ++p) {
+    const C corners = (shares[0][p] + shares[2][p]) + (shares[6][p] + shares[8][p]);
+    const C rows = shares[1][p] + shares[7][p], columns = shares[3][p] + shares[5][p];
+    sums.mass[0][p] = mosaic ? shares[4][p] : shares[4][p] + (corners + (rows + columns));
+    if (mosaic) sums.mass[1][p] = columns, sums.mass[2][p] = rows, sums.mass[3][p] = corners;
   }
 }
 
@@ -186,10 +255,15 @@ void merge(const Geometry& g, const T* frames, const compute_t<T>* positions, co
             read_guides<C>(g, {weights + frame * grid, where, where + grid, spread, spread + grid, spread + 2 * grid},
                            down, along, j, count, at);
             find_places(g, count, at);
-            sums = {};
-            for (int v = -g.radius; v <= g.radius; ++v)
-              for (int u = -g.radius; u <= g.radius; ++u)
-                add_pixel<T, Index>(g, frames + frame * g.channels * g.height * g.width, at, v, u, mosaic, count, sums);
+            if (!at.any) continue;
+            const T* pixels = frames + frame * g.channels * g.height * g.width;
+            if (at.inside && g.radius == 1 && g.height > 2 && g.width > 2) {
+              add_near<T, Index>(g, pixels, at, mosaic, count, sums);
+            } else {
+              sums = {};
+              for (int v = -g.radius; v <= g.radius; ++v)
+                for (int u = -g.radius; u <= g.radius; ++u) add_pixel<T, Index>(g, pixels, at, v, u, mosaic, count, sums);
+            }
             add_frame(g, at, sums, mosaic, count, all);
           }
           for (int64_t c = 0; c < g.out_channels; ++c) {

@@ -57,6 +57,7 @@ class TestKernelMerge(OpContract):
         "four-channels": make((1, 2, 4, 6, 5), (6, 5), 4.0),
         "other-grid": make((1, 3, 3, 9, 12), (5, 6), 1.0, radius=2),
         "far": make((1, 2, 3, 5, 5), (5, 5), 2.0, motion=9.0),
+        "wide": make((1, 2, 1, 5, 280), (5, 280), 2.0, mosaic="rggb"),
         "no-frames": make((1, 0, 3, 5, 5), (5, 5), 2.0),
         "no-pixels": make((1, 2, 3, 0, 5), (4, 5), 2.0),
         "no-batch": make((0, 2, 3, 5, 5), (5, 5), 2.0),
