@@ -33,9 +33,15 @@ class Motion:
     information: Tensor
     tile: int
 
-    def dense(self, height: int, width: int) -> Tensor:
-        """The flow of every pixel, ``(1, 2, H, W)``, linear between the centres of tiles."""
-        return _spread(self.flow, self.tile, height, width)
+    def dense(self, height: int, width: int, top: int = 0) -> Tensor:
+        """The flow of every pixel of ``height`` rows from ``top`` on, linear between the centres of tiles."""
+        first, last = max(top // self.tile - 1, 0), (top + height - 1) // self.tile + 2
+        flow = _spread(self.flow[:, :, first:last], self.tile, top + height - first * self.tile, width)
+        return flow[:, :, top - first * self.tile :]
+
+    def halved(self) -> Motion:
+        """The same on pictures of half the size."""
+        return Motion(self.flow / 2, self.information * 4, self.tile // 2)
 
 
 def _spread(flow: Tensor, tile: int, height: int, width: int) -> Tensor:
@@ -127,17 +133,18 @@ class Aligner:
     """
 
     def __init__(self, base: Tensor) -> None:
+        self.size = base.shape[2:]
         self.factor = 2 if base.shape[2] * base.shape[3] > _FULL_SIZE else 1
         self.levels = [_Level(level) for level in self._pyramid(base)]
 
     def _pyramid(self, gray: Tensor) -> list[Tensor]:
-        levels = [F.avg_pool2d(gray, self.factor) if self.factor > 1 else gray]
+        levels = [F.avg_pool2d(gray, self.factor) if self.factor > 1 and gray.shape[2:] == self.size else gray]
         while min(levels[-1].shape[2:]) >= 2 * _COARSEST:
             levels.append(F.avg_pool2d(levels[-1], 2))
         return levels
 
     def align(self, gray: Tensor) -> Motion:
-        """Align a frame ``(1, 1, H, W)`` of the base's size."""
+        """Align a frame ``(1, 1, H, W)`` of the base's size, or reduced by ``factor`` already."""
         frames = self._pyramid(gray)
         start = min(len(frames) - 1, 2)
         shift = global_shift(self.levels[start].base, frames[start]) / 2 ** (len(frames) - 1 - start)

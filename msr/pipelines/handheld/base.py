@@ -7,8 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from msr.pipelines.handheld.gray import gray_of
+from msr.pipelines.handheld.gray import reduced_gray
 from msr.pipelines.handheld.motion import global_shift
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
 from msr.pipelines.handheld.shot import Shot
 
 _THUMBNAIL = 64
@@ -41,10 +42,9 @@ def sharpest(count: int, load: Callable[[int], Shot]) -> int:
     scores, levels, thumbnails = [], [], []
     for index in range(count):
         shot = load(index)
-        gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
+        gray = reduced_gray(shot.pixels, shot.mosaic, shot.gains, 1)
         level = float(gray.mean())
-        steps = [(gray[..., 1:] - gray[..., :-1]), (gray[..., 1:, :] - gray[..., :-1, :])]
-        scores.append(sum(float(step.square().mean()) for step in steps if step.numel()) / (level * level + 1e-6))
+        scores.append(_steps(gray) / (level * level + 1e-6))
         # The gray of a mosaic is a square root.
         levels.append(level * level if shot.mosaic else level)
         thumbnails.append(_thumbnail(gray))
@@ -54,6 +54,20 @@ def sharpest(count: int, load: Callable[[int], Shot]) -> int:
     agreed = [sum(_same(thumbnails[w], one) for w in witnesses) for one in thumbnails]
     fit = [index for index in range(count) if alike[index] and 2 * agreed[index] >= max(agreed)]
     return max(fit or range(count), key=lambda index: scores[index])
+
+
+def _steps(gray: Tensor) -> float:
+    """The mean square of differences between neighbours, across and down."""
+    height, width = gray.shape[2:]
+    across, down = [], []
+
+    def work(top: int, bottom: int) -> None:
+        part = gray[0, 0, top : min(bottom + 1, height)]
+        across.append(float((part[: bottom - top, 1:] - part[: bottom - top, :-1]).square_().sum()))
+        down.append(float((part[1:] - part[:-1]).square_().sum()))
+
+    in_parts(height, rows_at_once(width), gray.device, work)
+    return sum(across) / max(height * (width - 1), 1) + sum(down) / max((height - 1) * width, 1)
 
 
 def _thumbnail(gray: Tensor) -> Tensor:

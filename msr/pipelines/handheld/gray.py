@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msr.pipelines.handheld.demosaic import colour_masks
 from msr.pipelines.handheld.filters import both_ways
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
 
 
 def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float]) -> Tensor:
@@ -37,3 +39,36 @@ def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float
     balanced = pixels * balance.repeat(1, 1, (height + 1) // 2, (width + 1) // 2)[..., :height, :width]
     taps = torch.tensor([0.25, 0.5, 0.25])
     return both_ways(balanced, taps).clamp(min=0).sqrt()
+
+
+def reduced_gray(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float], factor: int) -> Tensor:
+    """The mean of squares of ``factor`` pixels of that gray picture, ``(1, 1, H / factor, W / factor)``.
+
+    Example:
+        >>> reduced_gray(torch.full((1, 1, 4, 6), 0.25), "rggb", (1.0, 1.0, 1.0), 2)[0, 0]
+        tensor([[0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000]])
+    """
+    height, width = pixels.shape[2] // factor, pixels.shape[3] // factor
+    out = pixels.new_empty(1, 1, height, width)
+
+    def work(top: int, bottom: int) -> None:
+        # Two rows more, of which the colours of a mosaic begin as at the top.
+        first = max(top * factor - 2, 0) // 2 * 2
+        part = gray_of(pixels[:, :, first : bottom * factor + 2], mosaic, gains)
+        part = part[:, :, top * factor - first : bottom * factor - first]
+        out[:, :, top:bottom] = F.avg_pool2d(part, factor) if factor > 1 else part
+
+    in_parts(height, rows_at_once(factor * width), pixels.device, work)
+    return out
+
+
+def middle(gray: Tensor) -> float:
+    """The median of a picture, of some of its pixels where it is large.
+
+    Example:
+        >>> middle(torch.full((1, 1, 4, 6), 0.5))
+        0.5
+    """
+    skip = max(1, int((gray.numel() / 2e5) ** 0.5))
+    return float(gray[..., ::skip, ::skip].median())

@@ -7,6 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.pipelines.handheld.filters import box
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
+
+#: Rows beyond which no derivative and no mean reaches.
+_REACH = 3
 
 
 def covariances(gray: Tensor, noise: float, detail: float, flat: float, stretch: float) -> Tensor:
@@ -29,6 +33,19 @@ def covariances(gray: Tensor, noise: float, detail: float, flat: float, stretch:
         >>> covariances(torch.zeros(1, 1, 4, 4), 0.01, 0.3, 0.6, 2.0)[0, :, 0, 0]
         tensor([0.3600, 0.0000, 0.3600])
     """
+    out = gray.new_empty(1, 3, *gray.shape[2:])
+    height = gray.shape[2]
+
+    def work(top: int, bottom: int) -> None:
+        first = max(top - _REACH, 0)
+        part = _covariances(gray[:, :, first : bottom + _REACH], noise, detail, flat, stretch)
+        out[:, :, top:bottom] = part[:, :, top - first : bottom - first]
+
+    in_parts(height, rows_at_once(gray.shape[3]), gray.device, work)
+    return out
+
+
+def _covariances(gray: Tensor, noise: float, detail: float, flat: float, stretch: float) -> Tensor:
     padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
     gx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     gy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2

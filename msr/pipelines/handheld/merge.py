@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,13 +14,14 @@ from msr.errors import InputError
 from msr.ops.flow_warp import flow_warp
 from msr.ops.kernel_merge import kernel_merge
 from msr.pipelines.handheld.align import Aligner, Motion
-from msr.pipelines.handheld.gray import gray_of
+from msr.pipelines.handheld.gray import middle, reduced_gray
 from msr.pipelines.handheld.kernels import covariances
 from msr.pipelines.handheld.noise import GuideNoise, estimate_noise, noise_at_most, noise_between, white_noise
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
 from msr.pipelines.handheld.restore import Sums, luma_of, restore
 from msr.pipelines.handheld.robustness import Judge, guide_of
 from msr.pipelines.handheld.shot import Shot
-from msr.pipelines.handheld.single import single_picture
+from msr.pipelines.handheld.single import single_part, single_picture
 
 #: Standard deviations of the merging kernels, in pixels of the frames: where there is texture, and where there is none.
 DETAIL, FLAT, STRETCH = 0.28, 0.8, 2.0
@@ -128,7 +130,10 @@ def _load(source: Source) -> Shot:
 
 
 def _preview(shot: Shot) -> Tensor:
-    small = guide_of(shot.pixels, shot.mosaic)
+    return _reduced(guide_of(shot.pixels, shot.mosaic))
+
+
+def _reduced(small: Tensor) -> Tensor:
     reduction = -(-max(small.shape[2:]) // _PREVIEW)
     return F.avg_pool2d(small, reduction, ceil_mode=True)
 
@@ -143,9 +148,9 @@ class _Merger:
             self._prepare(shot)
 
     def _prepare(self, shot: Shot) -> None:
-        self.gray = gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
-        self.aligner = Aligner(gray)
-        self.brightness = float(gray.median())
+        self.gray = reduced_gray(shot.pixels, shot.mosaic, shot.gains, 1)
+        self.aligner = Aligner(self.gray)
+        self.brightness = middle(self.gray)
         self.guide = guide_of(shot.pixels, shot.mosaic)
         # What a camera makes of noise on its way to sRGB only another frame tells.
         self.sure = shot.mosaic is not None or shot.noise is not None
@@ -155,10 +160,6 @@ class _Merger:
             self._believe(white_noise(self.guide, noise, shot.mosaic))
         else:
             self._believe(noise_at_most(self.guide))
-        height, width = shot.size
-        axes = [torch.arange(n, device=gray.device, dtype=torch.float32) for n in (width, height)]
-        self.place = torch.stack(torch.meshgrid(*axes, indexing="xy"))[None]
-        self.total = self.weight = self.own = torch.zeros(())
 
     def _believe(self, noise: GuideNoise) -> None:
         self.noise = noise
@@ -168,23 +169,48 @@ class _Merger:
         """Gather the base: there is a frame to be merged with it, and the noise is known."""
         self.alone, self.sure = False, True
         self.covariance = covariances(self.gray, _gray_noise(self.gray, self.shot, self.noise), DETAIL, FLAT, STRETCH)
-        self._gather(self.shot.pixels, self.place, torch.ones_like(self.gray))
-        self.own = self.weight.clone()
+        size = [math.ceil(side * self.scale) for side in self.shot.size]
+        self.total, self.weight, self.own = (self.gray.new_empty(1, 3, *size) for _ in range(3))
+        self._gather(self.shot.pixels, None, torch.ones_like(self.guide[:, :1]))
 
-    def _gather(self, pixels: Tensor, positions: Tensor, trust: Tensor) -> None:
-        image, weight = kernel_merge(
-            pixels[:, None],
-            positions[:, None],
-            self.covariance[:, None],
-            trust[:, None],
-            self.scale,
-            mosaic=self.shot.mosaic,
-        )
-        if self.weight.dim() == 0:
-            self.total, self.weight = image.mul_(weight), weight
-        else:
-            self.total.addcmul_(image, weight)
-            self.weight.add_(weight)
+    def _gather(self, pixels: Tensor, motion: Motion | None, trust: Tensor) -> None:
+        """Add a frame to the sums, or begin them with the base, which has no motion."""
+        height, width = self.shot.size
+        whole = self.scale == int(self.scale)
+
+        def work(top: int, bottom: int) -> None:
+            # One row more, as what is given for the base's pixels is read between them.
+            first, last = max(top - 1, 0), min(bottom + 1, height)
+            image, weight = kernel_merge(
+                pixels[:, None],
+                self._positions(motion, first, last)[:, None],
+                self.covariance[:, None, :, first:last],
+                _doubled(trust, first, last, width)[:, None],
+                self.scale,
+                mosaic=self.shot.mosaic,
+            )
+            rows = slice(None)
+            if whole:
+                scale = int(self.scale)
+                rows = slice(top * scale, bottom * scale)
+                part = slice((top - first) * scale, (bottom - first) * scale)
+                image, weight = image[:, :, part], weight[:, :, part]
+            if motion is None:
+                torch.mul(image, weight, out=self.total[:, :, rows])
+                self.weight[:, :, rows] = weight
+                self.own[:, :, rows] = weight
+            else:
+                self.total[:, :, rows].addcmul_(image, weight)
+                self.weight[:, :, rows].add_(weight)
+
+        in_parts(height, rows_at_once(width) if whole else height, pixels.device, work)
+
+    def _positions(self, motion: Motion | None, top: int, bottom: int) -> Tensor:
+        """Where some rows of the base lie in a frame, ``(1, 2, bottom - top, W)``."""
+        width, device = self.shot.size[1], self.gray.device
+        axes = [torch.arange(*ends, device=device, dtype=torch.float32) for ends in ((0, width), (top, bottom))]
+        place = torch.stack(torch.meshgrid(*axes, indexing="xy"))[None]
+        return place if motion is None else place.add_(motion.dense(bottom - top, width, top))
 
     def add(self, index: int, shot: Shot) -> FrameUse:
         """Add a frame to the sums as far as it is to be trusted."""
@@ -192,42 +218,67 @@ class _Merger:
             now, first = ("x".join(map(str, s.size[::-1])) for s in (shot, self.shot))
             kinds = f"mosaic {shot.mosaic}, expected {self.shot.mosaic}"
             raise InputError(f"frame {index} is {now}, expected {first}" if now != first else f"frame {index}: {kinds}")
-        preview = _preview(shot)
-        if min(shot.size) < _LEAST or torch.equal(shot.pixels, self.shot.pixels):
-            return FrameUse(index, None, None, 1.0, False, preview)
-        height, width = shot.size
-        gray = gray_of(shot.pixels, shot.mosaic, shot.gains)
-        ratio = self.brightness / max(float(gray.median()), 1e-3)
-        motion = self.aligner.align(gray * ratio if abs(ratio - 1.0) > 0.1 else gray)
-        flow = motion.dense(height, width)
-        half = F.avg_pool2d(flow, 2) / 2
         guide = guide_of(shot.pixels, shot.mosaic)
+        preview = _reduced(guide)
+        if min(shot.size) < _LEAST or _equal(shot.pixels, self.shot.pixels):
+            return FrameUse(index, None, None, 1.0, False, preview)
+        gray = reduced_gray(shot.pixels, shot.mosaic, shot.gains, self.aligner.factor)
+        ratio = self.brightness / max(middle(gray), 1e-3)
+        motion = self.aligner.align(gray * ratio if abs(ratio - 1.0) > 0.1 else gray)
+        half = motion.halved()
         exposure = self.judge.exposure(guide, half, linear=shot.mosaic is not None)
-        saturated = guide.amax(1, keepdim=True) > 0.97
+        saturated = guide.amax(1, keepdim=True) > 0.97 if exposure > 1.05 else None
         if abs(exposure - 1.0) > 0.01:
             shot = shot.brightened(1.0 / exposure)
             guide = guide_of(shot.pixels, shot.mosaic)
         if not self.sure:
-            warped = flow_warp(guide, half, interpolation="bicubic", padding_mode="border")
+            flow = half.dense(*guide.shape[2:])
+            warped = flow_warp(guide, flow, interpolation="bicubic", padding_mode="border")
             self._believe(self.noise.least(noise_between(self.guide, warped)))
         trust = self.judge.trust(guide, half)
-        if exposure > 1.05:
+        if saturated is not None:
             trust = trust * self.judge.clear(saturated, half)
         used = float(trust.mean()) >= _FOREIGN
         if used:
             if self.alone:
                 self._begin()
-            full = F.interpolate(trust, size=(height, width), mode="bilinear", align_corners=False)
             # What got less light has more noise.
-            self._gather(shot.pixels, self.place + flow, full * min(1.0, exposure))
+            self._gather(shot.pixels, motion, trust * min(1.0, exposure))
         return FrameUse(index, motion, trust, exposure, used, preview)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        single = single_picture(self.shot, self.scale)
         if self.alone:
+            single = single_picture(self.shot, self.scale)
             return single, torch.zeros_like(single[:, :1])
-        weight = luma_of(self.weight - self.own)
-        return restore(Sums(self.total, self.weight, self.own), single, self.shot.gains, self.scale, DETAIL), weight
+        weight = torch.empty_like(self.own[:, :1])
+        height, width = weight.shape[2:]
+
+        def work(top: int, bottom: int) -> None:
+            weight[:, :, top:bottom] = luma_of(self.weight[:, :, top:bottom] - self.own[:, :, top:bottom])
+
+        in_parts(height, rows_at_once(3 * width), weight.device, work)
+        sums = Sums(self.total, self.weight, self.own)
+        return restore(sums, self._single(), self.shot.gains, self.scale, DETAIL), weight
+
+    def _single(self) -> Callable[[slice, slice], Tensor]:
+        """Parts of the picture that the base alone gives; of a broken scale, it is made as a whole."""
+        if self.scale == int(self.scale):
+            return lambda rows, columns: single_part(self.shot, int(self.scale), rows, columns)
+        single = single_picture(self.shot, self.scale)
+        return lambda rows, columns: single[..., rows, columns]
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first[..., ::64, :], second[..., ::64, :]) and torch.equal(first, second)
+
+
+def _doubled(trust: Tensor, top: int, bottom: int, width: int) -> Tensor:
+    """Some rows of a picture enlarged to twice its size, or a pixel more, by linear interpolation."""
+    height = trust.shape[2]
+    first, last = min(max(top // 2 - 1, 0), height - 1), min((bottom + 1) // 2 + 1, height)
+    large = F.interpolate(trust[:, :, first:last], scale_factor=2.0, mode="bilinear", align_corners=False)
+    large = F.pad(large, (0, max(width - large.shape[3], 0), 0, 1), mode="replicate")
+    return large[:, :, top - 2 * first : bottom - 2 * first, :width]
 
 
 def _gray_noise(gray: Tensor, shot: Shot, noise: GuideNoise) -> float:

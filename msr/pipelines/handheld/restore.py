@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from msr.pipelines.handheld.filters import both_ways
+from msr.pipelines.handheld.parts import in_parts
 
 _REACH = 5
 #: Power of noise over that of detail, for the inverse filter; how often it is applied.
@@ -83,7 +85,9 @@ class Sums:
         return Sums(*(x[..., rows, columns] for x in (self.total, self.weight, self.own)))
 
 
-def restore(sums: Sums, single: Tensor, gains: tuple[float, float, float], scale: float, width: float) -> Tensor:
+def restore(
+    sums: Sums, single: Callable[[slice, slice], Tensor], gains: tuple[float, float, float], scale: float, width: float
+) -> Tensor:
     """Make the sharp picture of the sums of a merge.
 
     Where the other frames count little, it is the single frame. Elsewhere the brightness is made such that, blurred, it
@@ -95,7 +99,7 @@ def restore(sums: Sums, single: Tensor, gains: tuple[float, float, float], scale
 
     Args:
         sums: of the merge.
-        single: ``(1, 3, H, W)``, the picture that the base alone gives.
+        single: gives some rows and columns of the picture ``(1, 3, H, W)`` that the base alone gives.
         gains: white balance, with which colours differ least.
         scale: enlargement.
         width: standard deviation of the merging kernels across edges, in pixels of the frames.
@@ -106,22 +110,26 @@ def restore(sums: Sums, single: Tensor, gains: tuple[float, float, float], scale
     Example:
         >>> x = torch.rand(1, 3, 12, 12)
         >>> alone = Sums(0 * x, 1 + 0 * x, 1 + 0 * x)
-        >>> restore(alone, x, (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
+        >>> restore(alone, lambda rows, columns: x[..., rows, columns], (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
         True
     """
     taps = blur_taps(scale, width), inverse_taps(scale, width, _NOISE)
-    gain = torch.tensor(gains, device=single.device).view(1, 3, 1, 1)
-    out = torch.empty_like(single)
-    height, across = single.shape[2:]
+    gain = torch.tensor(gains, device=sums.total.device).view(1, 3, 1, 1)
+    out = torch.empty_like(sums.total)
+    height, across = out.shape[2:]
     # Parts that stay in the processor's cache; a GPU takes larger ones.
-    side = _TILE if single.device.type == "cpu" else 4 * _TILE
-    for top in range(0, height, side):
-        for left in range(0, across, side):
+    side = _TILE if out.device.type == "cpu" else 4 * _TILE
+    corners = [(top, left) for top in range(0, height, side) for left in range(0, across, side)]
+
+    def work(first: int, last: int) -> None:
+        for top, left in corners[first:last]:
             bottom, right = min(top + side, height), min(left + side, across)
             y, x = max(top - _HALO, 0), max(left - _HALO, 0)
             place = slice(y, min(bottom + _HALO, height)), slice(x, min(right + _HALO, across))
-            part = _restore_part(sums.part(*place), single[..., place[0], place[1]], gain, taps)
+            part = _restore_part(sums.part(*place), single(*place), gain, taps)
             out[..., top:bottom, left:right] = part[..., top - y : bottom - y, left - x : right - x]
+
+    in_parts(len(corners), 1, out.device, work)
     return out
 
 

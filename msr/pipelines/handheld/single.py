@@ -6,11 +6,11 @@ from torch import Tensor
 
 from msr.ops.resize import resize
 from msr.pipelines.handheld.demosaic import demosaic
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
 from msr.pipelines.handheld.shot import Shot
 
-_BAND = 64
-#: Rows beyond which cubic convolution does not reach.
-_REACH = 4
+#: Pixels beyond which neither demosaicking nor cubic convolution reaches.
+_REACH = 14
 
 
 def single_picture(shot: Shot, scale: float) -> Tensor:
@@ -27,15 +27,34 @@ def single_picture(shot: Shot, scale: float) -> Tensor:
         >>> single_picture(Shot(torch.rand(1, 1, 6, 8), "rggb"), 2.0).shape
         torch.Size([1, 3, 12, 16])
     """
-    picture = shot.pixels if shot.mosaic is None else demosaic(shot.pixels, shot.mosaic, shot.gains)
     height, width = shot.size
-    if scale != int(scale) or picture.device.type != "cpu":
-        return resize(picture, scale=scale)
-    # In bands that stay in the processor's cache.
+    if scale != int(scale):
+        return resize(_colours(shot, shot.pixels), scale=scale)
     factor = int(scale)
-    out = picture.new_empty(1, 3, height * factor, width * factor)
-    for top in range(0, height, _BAND):
-        bottom, first = min(top + _BAND, height), max(top - _REACH, 0)
-        band = resize(picture[:, :, first : bottom + _REACH], scale=factor)
-        out[:, :, top * factor : bottom * factor] = band[:, :, (top - first) * factor : (bottom - first) * factor]
+    out = shot.pixels.new_empty(1, 3, height * factor, width * factor)
+
+    def work(top: int, bottom: int) -> None:
+        rows = slice(top * factor, bottom * factor)
+        out[:, :, rows] = single_part(shot, factor, rows, slice(0, width * factor))
+
+    in_parts(height, rows_at_once(width), shot.pixels.device, work)
     return out
+
+
+def single_part(shot: Shot, factor: int, rows: slice, columns: slice) -> Tensor:
+    """A part of that picture, for a whole number as scale.
+
+    Example:
+        >>> single_part(Shot(torch.rand(1, 1, 6, 8), "rggb"), 2, slice(0, 4), slice(5, 16)).shape
+        torch.Size([1, 3, 4, 11])
+    """
+    # From an even pixel on, where the colours of the mosaic begin as at the first.
+    top, left = (max(side.start // factor - _REACH, 0) // 2 * 2 for side in (rows, columns))
+    bottom, right = (-(-side.stop // factor) + _REACH for side in (rows, columns))
+    large = resize(_colours(shot, shot.pixels[:, :, top:bottom, left:right]), scale=factor)
+    y, x = top * factor, left * factor
+    return large[:, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+
+
+def _colours(shot: Shot, pixels: Tensor) -> Tensor:
+    return pixels if shot.mosaic is None else demosaic(pixels, shot.mosaic, shot.gains)

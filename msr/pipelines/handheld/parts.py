@@ -1,0 +1,59 @@
+"""Large pictures worked on in parts: what lies between one step and the next stays in the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+#: Pixels of a part, about, where a step holds some pictures of that size at once.
+_PIXELS = 1 << 17
+
+
+def rows_at_once(width: int, step: int = 2) -> int:
+    """How many rows a part has: a multiple of ``step``.
+
+    Example:
+        >>> rows_at_once(4000, 16)
+        32
+    """
+    return max(step, round(_PIXELS / max(width, 1) / step) * step)
+
+
+def in_parts(height: int, rows: int, device: torch.device, work: Callable[[int, int], None]) -> None:
+    """Call ``work(top, bottom)`` for parts of so many rows until all are done, on the CPU one for each of its threads.
+
+    Each thread computes alone, without waiting for others after every step of the work. On a GPU it is one part.
+
+    Args:
+        height: rows of all.
+        rows: of a part.
+        device: where the work is done.
+        work: must not depend on what it does for other parts.
+
+    Example:
+        >>> found = []
+        >>> in_parts(5, 2, torch.device("cpu"), lambda top, bottom: found.append((top, bottom)))
+        >>> sorted(found)
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    if device.type != "cpu":
+        work(0, height)
+        return
+    threads = torch.get_num_threads()
+
+    def one(top: int) -> None:
+        with torch.inference_mode():
+            work(top, min(top + rows, height))
+
+    tops = range(0, height, rows)
+    if threads == 1 or len(tops) == 1:
+        for top in tops:
+            one(top)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(one, tops))
+    finally:
+        torch.set_num_threads(threads)
