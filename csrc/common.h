@@ -21,6 +21,8 @@
 #include <tuple>
 #include <vector>
 
+#include "registration.h"
+
 // Maths that CPU and CUDA share. Always inlined on the CPU, so that it is compiled for the instructions of its caller.
 #if defined(__CUDACC__)
 #define MSR_HOST_DEVICE __host__ __device__ __forceinline__

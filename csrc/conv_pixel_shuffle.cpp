@@ -107,4 +107,4 @@ Tensor conv_pixel_shuffle_cpu(const Tensor& x, const Tensor& weight, const std::
 }  // namespace
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("conv_pixel_shuffle", TORCH_BOX(&msr::conv_pixel_shuffle_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("conv_pixel_shuffle", MSR_BOX(&msr::conv_pixel_shuffle_cpu)); }

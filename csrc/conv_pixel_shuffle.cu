@@ -99,4 +99,4 @@ Tensor conv_pixel_shuffle_cuda(const Tensor& x, const Tensor& weight, const std:
 }  // namespace
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) { m.impl("conv_pixel_shuffle", TORCH_BOX(&msr::conv_pixel_shuffle_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) { m.impl("conv_pixel_shuffle", MSR_BOX(&msr::conv_pixel_shuffle_cuda)); }

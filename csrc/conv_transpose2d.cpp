@@ -133,4 +133,4 @@ Tensor conv_transpose2d_cpu(const Tensor& input, const Tensor& weight, const std
 }  // namespace
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("conv_transpose2d", TORCH_BOX(&msr::conv_transpose2d_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) { m.impl("conv_transpose2d", MSR_BOX(&msr::conv_transpose2d_cpu)); }

@@ -128,4 +128,4 @@ Tensor conv_transpose2d_cuda(const Tensor& input, const Tensor& weight, const st
 }  // namespace
 }  // namespace msr
 
-STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) { m.impl("conv_transpose2d", TORCH_BOX(&msr::conv_transpose2d_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) { m.impl("conv_transpose2d", MSR_BOX(&msr::conv_transpose2d_cuda)); }

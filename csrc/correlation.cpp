@@ -373,6 +373,6 @@ std::tuple<Tensor, Tensor> correlation_backward_cpu(const Tensor& input_grad, co
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("correlation", TORCH_BOX(&msr::correlation_cpu));
-  m.impl("correlation_backward", TORCH_BOX(&msr::correlation_backward_cpu));
+  m.impl("correlation", MSR_BOX(&msr::correlation_cpu));
+  m.impl("correlation_backward", MSR_BOX(&msr::correlation_backward_cpu));
 }

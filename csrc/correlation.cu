@@ -249,6 +249,6 @@ std::tuple<Tensor, Tensor> correlation_backward_cuda(const Tensor& input_grad, c
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("correlation", TORCH_BOX(&msr::correlation_cuda));
-  m.impl("correlation_backward", TORCH_BOX(&msr::correlation_backward_cuda));
+  m.impl("correlation", MSR_BOX(&msr::correlation_cuda));
+  m.impl("correlation_backward", MSR_BOX(&msr::correlation_backward_cuda));
 }

@@ -190,6 +190,6 @@ std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cpu(const Tensor&
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("correlation_lookup", TORCH_BOX(&msr::correlation_lookup_cpu));
-  m.impl("correlation_lookup_backward", TORCH_BOX(&msr::correlation_lookup_backward_cpu));
+  m.impl("correlation_lookup", MSR_BOX(&msr::correlation_lookup_cpu));
+  m.impl("correlation_lookup_backward", MSR_BOX(&msr::correlation_lookup_backward_cpu));
 }

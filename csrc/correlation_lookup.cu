@@ -176,6 +176,6 @@ std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cuda(const Tensor
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("correlation_lookup", TORCH_BOX(&msr::correlation_lookup_cuda));
-  m.impl("correlation_lookup_backward", TORCH_BOX(&msr::correlation_lookup_backward_cuda));
+  m.impl("correlation_lookup", MSR_BOX(&msr::correlation_lookup_cuda));
+  m.impl("correlation_lookup_backward", MSR_BOX(&msr::correlation_lookup_backward_cuda));
 }

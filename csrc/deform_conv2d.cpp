@@ -253,6 +253,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("deform_conv2d", TORCH_BOX(&msr::deform_conv2d_cpu));
-  m.impl("deform_conv2d_backward", TORCH_BOX(&msr::deform_conv2d_backward_cpu));
+  m.impl("deform_conv2d", MSR_BOX(&msr::deform_conv2d_cpu));
+  m.impl("deform_conv2d_backward", MSR_BOX(&msr::deform_conv2d_backward_cpu));
 }

@@ -204,6 +204,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("deform_conv2d", TORCH_BOX(&msr::deform_conv2d_cuda));
-  m.impl("deform_conv2d_backward", TORCH_BOX(&msr::deform_conv2d_backward_cuda));
+  m.impl("deform_conv2d", MSR_BOX(&msr::deform_conv2d_cuda));
+  m.impl("deform_conv2d_backward", MSR_BOX(&msr::deform_conv2d_backward_cuda));
 }

@@ -25,6 +25,7 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& weight
   std::vector<T> start = bias ? as_vector<T>(*bias) : std::vector<T>(static_cast<size_t>(plan.out_channels), T(0));
   const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, tiles = plan.tiles();
   const bool channels_last = is_channels_last(out);
+  ask_for_large_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
   const auto multiply_samples = forward_kernel<T>(plan);
   parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
     auto reader = reader_of(plan);

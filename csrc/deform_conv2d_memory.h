@@ -33,10 +33,23 @@ using Vector = std::vector<T, CacheLines<T>>;
 template <typename T>
 using Buffer = std::unique_ptr<T[], CacheLines<T>>;
 
+// Asks for pages of 2 MB for memory that is about to be written for the first time: 4 KB at a time, the system takes as long
+// to hand it out as the kernel to fill it. Only where it is so much that it goes back to the system when it is freed.
+inline void ask_for_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) / page * page;
+  if (bytes >= int64_t{32} << 20) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // Not initialised.
 template <typename T>
 Buffer<T> buffer(int64_t count) {
-  return Buffer<T>(CacheLines<T>().allocate(static_cast<size_t>(count)));
+  Buffer<T> memory(CacheLines<T>().allocate(static_cast<size_t>(count)));
+  ask_for_large_pages(memory.get(), count * static_cast<int64_t>(sizeof(T)));
+  return memory;
 }
 
 // Memory that a thread keeps for its next call, as fresh pages cost more than what is written to them here.
@@ -51,17 +64,6 @@ T* kept(int64_t count) {
     size = count;
   }
   return memory.get();
-}
-
-// Asks for pages of 2 MB for memory that is about to be written for the first time: 4 KB at a time, the system takes as long
-// to hand it out as the kernel to fill it. Only where it is so much that it goes back to the system when it is freed.
-inline void ask_for_large_pages(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (bytes >= int64_t{32} << 20) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
 }
 
 }  // namespace

@@ -81,5 +81,5 @@ Tensor flow_guided_deform_conv2d_cpu(const Tensor& x, const Tensor& head, const 
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("flow_guided_deform_conv2d", TORCH_BOX(&msr::flow_guided_deform_conv2d_cpu));
+  m.impl("flow_guided_deform_conv2d", MSR_BOX(&msr::flow_guided_deform_conv2d_cpu));
 }

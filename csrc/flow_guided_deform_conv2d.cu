@@ -62,5 +62,5 @@ Tensor flow_guided_deform_conv2d_cuda(const Tensor& x, const Tensor& given_head,
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("flow_guided_deform_conv2d", TORCH_BOX(&msr::flow_guided_deform_conv2d_cuda));
+  m.impl("flow_guided_deform_conv2d", MSR_BOX(&msr::flow_guided_deform_conv2d_cuda));
 }

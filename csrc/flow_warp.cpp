@@ -376,6 +376,6 @@ std::tuple<Tensor, Tensor> flow_warp_backward_cpu(const Tensor& input_grad, cons
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("flow_warp", TORCH_BOX(&msr::flow_warp_cpu));
-  m.impl("flow_warp_backward", TORCH_BOX(&msr::flow_warp_backward_cpu));
+  m.impl("flow_warp", MSR_BOX(&msr::flow_warp_cpu));
+  m.impl("flow_warp_backward", MSR_BOX(&msr::flow_warp_backward_cpu));
 }

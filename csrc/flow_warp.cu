@@ -237,6 +237,6 @@ std::tuple<Tensor, Tensor> flow_warp_backward_cuda(const Tensor& input_grad, con
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("flow_warp", TORCH_BOX(&msr::flow_warp_cuda));
-  m.impl("flow_warp_backward", TORCH_BOX(&msr::flow_warp_backward_cuda));
+  m.impl("flow_warp", MSR_BOX(&msr::flow_warp_cuda));
+  m.impl("flow_warp_backward", MSR_BOX(&msr::flow_warp_backward_cuda));
 }

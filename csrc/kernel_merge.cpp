@@ -309,5 +309,5 @@ std::tuple<Tensor, Tensor> kernel_merge_cpu(const Tensor& given_frames, const Te
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("kernel_merge", TORCH_BOX(&msr::kernel_merge_cpu));
+  m.impl("kernel_merge", MSR_BOX(&msr::kernel_merge_cpu));
 }

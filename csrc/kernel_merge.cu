@@ -55,5 +55,5 @@ std::tuple<Tensor, Tensor> kernel_merge_cuda(const Tensor& given_frames, const T
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("kernel_merge", TORCH_BOX(&msr::kernel_merge_cuda));
+  m.impl("kernel_merge", MSR_BOX(&msr::kernel_merge_cuda));
 }

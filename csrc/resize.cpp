@@ -122,5 +122,5 @@ Tensor resize_cpu(const Tensor& input, const std::vector<int64_t>& size, const s
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("resize", TORCH_BOX(&msr::resize_cpu));
+  m.impl("resize", MSR_BOX(&msr::resize_cpu));
 }

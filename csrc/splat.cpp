@@ -351,6 +351,6 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cpu(const Tensor& input_grad, 
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CPU, m) {
-  m.impl("splat", TORCH_BOX(&msr::splat_cpu));
-  m.impl("splat_backward", TORCH_BOX(&msr::splat_backward_cpu));
+  m.impl("splat", MSR_BOX(&msr::splat_cpu));
+  m.impl("splat_backward", MSR_BOX(&msr::splat_backward_cpu));
 }

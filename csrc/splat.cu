@@ -383,6 +383,6 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cuda(const Tensor& input_grad,
 }  // namespace msr
 
 STABLE_TORCH_LIBRARY_IMPL(msr, CUDA, m) {
-  m.impl("splat", TORCH_BOX(&msr::splat_cuda));
-  m.impl("splat_backward", TORCH_BOX(&msr::splat_backward_cuda));
+  m.impl("splat", MSR_BOX(&msr::splat_cuda));
+  m.impl("splat_backward", MSR_BOX(&msr::splat_backward_cuda));
 }

@@ -92,6 +92,7 @@ def run_clip(
                 large = bring_to(large, plan.size, plan.chosen.phase)
                 planes = from_rgb(_as_written(large, format, plan.written), plan.written)
             put(Finished(planes, frame.pts, frame.duration))
+            del large, planes  # not to be held while the next frame is worked on
             count += 1
             if plan.segment and stream.state.frames % plan.segment == 0:
                 put(stream.state)

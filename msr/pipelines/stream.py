@@ -17,7 +17,6 @@ from torch import Tensor
 from msr import io
 from msr.errors import InputError, WorkError
 from msr.pipelines.choose import Chosen
-from msr.pipelines.memory import release_freed_memory
 from msr.pipelines.scenes import Scene, judge
 from msr.pipelines.tiling import Canvas, choose_tile, halve_tile, out_of_memory, plan_tiles
 
@@ -166,8 +165,6 @@ class Stream(Generic[Tag]):
             self._waiting.popleft()
             self._scene = first.scene
             self._frames += 1
-            # Less often lets the heap grow from frame to frame.
-            release_freed_memory()
             yield first.tag, result
 
     def _future(self, ended: bool) -> list[Tensor] | None:

@@ -4,6 +4,8 @@ Everything is compared on the CPU, with the compiled kernels where they are load
 again with the CUDA kernels run on the CPU (tests/cuda_shim), in three orders of the threads. `--device` chooses one.
 """
 
+import ctypes
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -68,6 +70,22 @@ def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     scale = max(1.0, expected.abs().max().item())
     difference = (got.double() - expected.double()).abs().max().item()
     assert difference <= TOLERANCE[dtype] * scale, f"differs by {difference:.3g} at a scale of {scale:.3g}"
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Of glibc's malloc.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "rest", "top")
+    )
+
+
+def heap_in_use() -> int:
+    """Bytes that are allocated of the C heap."""
+    count = ctypes.CDLL(None).mallinfo2
+    count.restype = _Mallinfo2
+    return int(count().uordblks)
 
 
 class OpContract:
@@ -288,6 +306,24 @@ class OpContract:
         names = {event.key for event in seen.key_averages()}
         assert f"msr::{self.name}" in names
         assert not names & {"aten::copy_", "aten::clone"}
+
+    @pytest.mark.once
+    def test_calls_leave_no_memory_behind(self, device) -> None:
+        """As the C library counts it: 48 bytes a call, as conversions of strings lost, add up in a long run."""
+        if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+            pytest.skip("a C library that does not count")
+        sample = next(iter(self.samples.values()))
+        tensors = sample.to(device, torch.float32)
+
+        def held_after(calls: int) -> int:
+            for _ in range(calls):
+                self.op(*tensors, **sample.options)
+                self.gradients(self.op, tensors, sample.options)
+            gc.collect()
+            return heap_in_use()
+
+        before = held_after(20)
+        assert held_after(400) - before < 400 * 16
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     def test_elements_past_32_bits(self, layout: str, device) -> None:
