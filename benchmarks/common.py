@@ -127,7 +127,7 @@ def draw(report: Report, path: Path) -> bool:
     except ImportError:
         return False
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     cases = list(dict.fromkeys(row.case for row in report.rows))
     names = list(dict.fromkeys(row.candidate for row in report.rows))
@@ -136,13 +136,17 @@ def draw(report: Report, path: Path) -> bool:
     for number, name in enumerate(names):
         rows = [row for row in report.rows if row.candidate == name]
         places = [cases.index(row.case) + number * height for row in rows]
-        bars = axes.barh(places, [row.times_faster for row in rows], height, label=name)
+        bars = axes.barh(places, [row.times_faster - 1 for row in rows], height, left=1, label=name)
         axes.bar_label(bars, [f"{row.median_ms:.2f} ms" for row in rows], padding=3, fontsize=7)
     axes.set_yticks([n + 0.4 - height / 2 for n in range(len(cases))], cases, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")  # twice as slow is as long as twice as fast
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.margins(x=0.15)
-    axes.set_xlabel(f"times faster than {names[0]}")
+    axes.set_xlabel("times faster than the first of each case")
     axes.set_title(f"{report.benchmark}: {report.about['device']}, {report.about['threads']} threads", fontsize=9)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
