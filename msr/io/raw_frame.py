@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import mmap
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ SRGB_TO_XYZ = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]], np.float64
 )
 
+#: Pixels that are made linear at once, so that they stay in the processor's cache.
+_BAND = 1 << 16
 _SUBDIRECTORIES, _NOISE_PROFILE = 330, 51041
 #: Tags for the places and the lengths of strips and of tiles.
 _PIXELS = ((273, 279), (324, 325))
@@ -57,11 +61,20 @@ class RawFrame:
             >>> RawFrame(np.full((2, 2), 64, np.uint16), "rggb", (0,) * 4, 128, (1, 1, 1), np.eye(3)).linear().max()
             np.float32(0.5)
         """
-        values = self.mosaic.astype(np.float32)
-        for number, black in enumerate(self.black):
-            part = values[number // 2 :: 2, number % 2 :: 2]
-            part -= black
-            part /= self.white - black
+        values = np.empty(self.mosaic.shape, np.float32)
+        height, width = self.mosaic.shape
+        black = np.tile(np.array(self.black, np.float32).reshape(2, 2), (1, (width + 1) // 2))[:, :width]
+        rows = 2 * max(1, _BAND // (2 * width))
+
+        def work(top: int) -> None:
+            part = values[top : top + rows]
+            part[...] = self.mosaic[top : top + rows]
+            for row in (0, 1):
+                part[row::2] -= black[row]
+                part[row::2] /= np.float32(self.white) - black[row]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(work, range(0, height, rows)))
         return values
 
 

@@ -12,6 +12,9 @@ from msr.pipelines.burst_sources import Source
 from msr.pipelines.handheld import Shot, sharpest
 from msr.pipelines.pixels import describe, unpack
 
+#: Bytes of frames that are kept as they are stored.
+_KEPT = 1 << 28
+
 
 class Shots:
     """The frames of a burst, each read when it is asked for, all of the kind of the one that was read first.
@@ -34,15 +37,23 @@ class Shots:
     def __init__(self, frames: Sequence[Source], device: torch.device, raw: bool) -> None:
         self._frames, self._device, self._raw = frames, device, raw
         self._first: tuple[str, str] | None = None
+        self._kept: dict[int, io.Picture | io.RawFrame] = {}
+        self._room = _KEPT
 
     def read(self, index: int) -> io.Picture | io.RawFrame:
-        """The frame as it is stored."""
+        """The frame as it is stored; the first ones stay in memory while there is room, for they are read twice."""
+        if index in self._kept:
+            return self._kept[index]
         frame = self._frames[index]
         loaded = frame.load_raw() if self._raw and frame.load_raw is not None else frame.load()
         kind = f"{loaded.pattern} and orientation {loaded.orientation}" if isinstance(loaded, io.RawFrame) else ""
         first = self._first = self._first or (kind, frame.name)
         if kind != first[0]:
             raise InputError(f"{frame.name} has pattern {kind}, expected {first[0]} as {first[1]}")
+        size = (loaded.mosaic if isinstance(loaded, io.RawFrame) else loaded.pixels).nbytes
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = loaded
         return loaded
 
     def shot(self, index: int, loaded: io.Picture | io.RawFrame) -> Shot:

@@ -17,6 +17,8 @@ from msr.pipelines.yuv import to_rgb
 #: Frames that are taken of a clip, from its first on; they are kept as decoded.
 CLIP_FRAMES = 30
 
+#: Bytes at the end of files that are compared first.
+_ENDING = 1 << 16
 _CLIPS = (*io.VIDEO_SUFFIXES, ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".y4m")
 
 
@@ -108,7 +110,7 @@ def _of_one_size(sources: list[Source]) -> list[Source]:
 
 
 def _without_copies(files: list[Path], note: Callable[[str], None]) -> list[Path]:
-    sizes = [file.stat().st_size for file in files]
+    sizes = [(file.stat().st_size, _ending(file)) for file in files]
     seen: dict[str, Path] = {}
     kept = []
     for file, size in zip(files, sizes, strict=True):
@@ -120,6 +122,13 @@ def _without_copies(files: list[Path], note: Callable[[str], None]) -> list[Path
                 continue
         kept.append(file)
     return kept
+
+
+def _ending(file: Path) -> bytes:
+    """Its last bytes, in which photos differ unless they are copies: it is not read as a whole to tell that."""
+    with file.open("rb") as stream:
+        stream.seek(max(file.stat().st_size - _ENDING, 0))
+        return stream.read(_ENDING)
 
 
 def _clip_sources(path: Path, note: Callable[[str], None]) -> list[Source]:

@@ -10,8 +10,12 @@ from torch.nn import functional as F
 
 from msr.ops.flow_warp import flow_warp
 from msr.pipelines.handheld.motion import global_shift, smooth_motion
+from msr.pipelines.handheld.parts import in_parts, rows_at_once
 
 TILE = 16
+#: Steps of refinement at the only size of a picture, at the finest of several, at others. More of them at the finest
+#: would follow its noise and its aliasing: they make the motion worse, not better.
+_ONLY, _FINEST, _COARSER = 5, 2, 4
 #: Above so many pixels the finest pictures compared are of half the size: their motion is known as well from them.
 _FULL_SIZE = 5_000_000
 _COARSEST = 48
@@ -51,9 +55,14 @@ def _spread(flow: Tensor, tile: int, height: int, width: int) -> Tensor:
 
 def _pool(x: Tensor) -> Tensor:
     """Mean over the square of two tiles around each tile's centre, of what lies inside of the picture."""
-    below, beside = -x.shape[2] % TILE, -x.shape[3] % TILE
-    x = F.pad(x, (TILE // 2, TILE // 2 + beside, TILE // 2, TILE // 2 + below))
-    return F.avg_pool2d(x, 2 * TILE, TILE)
+    return F.avg_pool2d(_halves(x), 2, 1)
+
+
+def _halves(x: Tensor, above: int = TILE // 2, below: int = TILE // 2) -> Tensor:
+    """Means over squares of a tile's size, the first of which begins half a tile outside; there is nothing outside."""
+    beside = -x.shape[3] % TILE
+    x = F.pad(x, (TILE // 2, TILE // 2 + beside, above, below + -(x.shape[2] + above + below) % TILE))
+    return x.unflatten(3, (-1, TILE)).sum(4).unflatten(2, (-1, TILE)).sum(3).div_(TILE * TILE)
 
 
 class _Level:
@@ -71,9 +80,9 @@ class _Level:
         axes = [torch.arange(n, device=base.device, dtype=torch.float32) for n in self.size]
         self.place = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"))[None]
 
-    def inside(self, flow: Tensor) -> Tensor:
-        """Where the flow of each pixel leads into the frame, ``(1, 1, H, W)`` of 0 and 1."""
-        at = self.place + flow
+    def inside(self, flow: Tensor, top: int = 0) -> Tensor:
+        """Where the flow of each pixel, from a row on, leads into the frame, ``(1, 1, H, W)`` of 0 and 1."""
+        at = self.place[:, :, top : top + flow.shape[2]] + flow
         height, width = self.size
         good = (at[:, :1] >= 0) & (at[:, :1] <= width - 1) & (at[:, 1:] >= 0) & (at[:, 1:] <= height - 1)
         return good.float()
@@ -102,16 +111,38 @@ class _Level:
         ridge = 1e-3 * (xx + yy) + 1e-9
         determinant = (xx + ridge) * (yy + ridge) - xy * xy
         for _ in range(steps):
-            dense = _spread(flow, TILE, *self.size)
-            error = flow_warp(frame, dense, interpolation="bicubic", padding_mode="border") - self.base
-            error = error * self.inside(dense)
-            ex, ey = _pool(self.gradient * error).unbind(1)
+            ex, ey, power = self._compare(frame, flow).unbind(1)
             dx = ((yy + ridge) * ex - xy * ey) / determinant
             dy = ((xx + ridge) * ey - xy * ex) / determinant
             flow = flow - torch.stack([dx, dy], dim=1).clamp(-1.0, 1.0)
         # What is left of the difference is noise: neighbours share it, as the picture is smoothed, hence the 8.
-        variance = _pool(error * error) + 1e-7
+        variance = power[:, None] + 1e-7
         return flow, self.hessian * (4 * TILE * TILE / 8) / variance
+
+    def _compare(self, frame: Tensor, flow: Tensor) -> Tensor:
+        """Means around each tile of the error times the gradient in x and in y, and of its square: ``(1, 3, h, w)``."""
+        height, width = self.size
+        # Half a tile above the first on, as many as there are tiles and one more.
+        halves = flow.new_empty(1, 3, self.grid[0] + 1, self.grid[1] + 1)
+        motion = Motion(flow, self.hessian, TILE)
+
+        def work(top: int, bottom: int) -> None:
+            first, last = max(top * TILE - TILE // 2, 0), min(bottom * TILE - TILE // 2, height)
+            if first >= last:
+                halves[:, :, top:bottom] = 0
+                return
+            rows = slice(first, last)
+            dense = motion.dense(last - first, width, first)
+            inside = self.inside(dense, first)
+            dense[:, 1] += first
+            error = flow_warp(frame, dense, interpolation="bicubic", padding_mode="border")
+            error.sub_(self.base[:, :, rows]).mul_(inside)
+            products = torch.cat([self.gradient[:, :, rows] * error, error * error], dim=1)
+            above, below = first - (top * TILE - TILE // 2), bottom * TILE - TILE // 2 - last
+            halves[:, :, top:bottom] = _halves(products, above, below)
+
+        in_parts(self.grid[0] + 1, rows_at_once(TILE * width, 4), frame.device, work)
+        return F.avg_pool2d(halves, 2, 1)
 
 
 class Aligner:
@@ -158,6 +189,6 @@ class Aligner:
                 flow = F.avg_pool2d(old, TILE)
             if number > 0 or len(frames) == 1:
                 flow = level.search(frame, flow)
-            flow, information = level.refine(frame, flow, 4 if number else 5)
+            flow, information = level.refine(frame, flow, _COARSER if number else _FINEST if len(frames) > 1 else _ONLY)
             flow = smooth_motion(flow, information)
         return Motion(flow * self.factor, information / self.factor**2, TILE * self.factor)
