@@ -9,8 +9,9 @@
 
 namespace msr {
 
-// A string argument. TORCH_BOX of torch 2.10 to 2.13 takes std::string by way of an object that it never deletes: 48 bytes
-// are lost a call, and in a long run such remainders keep the heap from shrinking. With MSR_BOX strings arrive as words.
+// A string argument. TORCH_BOX of torch 2.10 to 2.13 takes std::string by way of an object that it never deletes (PyTorch issue
+// 191340): 48 bytes are lost a call, and in a long run such remainders keep the heap from shrinking. With MSR_BOX strings
+// arrive as words.
 struct Word {
   std::string text;
 };
