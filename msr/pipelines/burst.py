@@ -211,10 +211,11 @@ def _on_the_mosaic(frames: list[Source], report: Report) -> list[Source]:
     load = frames[0].load_raw
     if load is not None:
         try:
-            load()
+            first = load()
         except io.NoMosaicError as error:
             report.note(f"{error}; the frames are developed before they are merged")
             return [dataclasses.replace(frame, load_raw=None) for frame in frames]
+        return [dataclasses.replace(frames[0], load_raw=lambda: first), *frames[1:]]
     return frames
 
 

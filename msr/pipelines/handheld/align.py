@@ -39,9 +39,16 @@ class Motion:
 
     def dense(self, height: int, width: int, top: int = 0) -> Tensor:
         """The flow of every pixel of ``height`` rows from ``top`` on, linear between the centres of tiles."""
-        first, last = max(top // self.tile - 1, 0), (top + height - 1) // self.tile + 2
-        flow = _spread(self.flow[:, :, first:last], self.tile, top + height - first * self.tile, width)
-        return flow[:, :, top - first * self.tile :]
+        rows, columns = self.flow.shape[2:]
+        at = torch.arange(top, top + height, device=self.flow.device, dtype=torch.float32)
+        at = ((at + 0.5) / self.tile - 0.5).clamp(0, rows - 1)
+        above = at.long()
+        below, part = (above + 1).clamp(max=rows - 1), (at - above)[:, None]
+        # Down the few columns of tiles first, then across only what is asked for.
+        flow = torch.lerp(self.flow[:, :, above], self.flow[:, :, below], part)
+        return F.interpolate(flow, size=(height, columns * self.tile), mode="bilinear", align_corners=False)[
+            ..., :width
+        ]
 
     def halved(self) -> Motion:
         """The same on pictures of half the size."""

@@ -208,9 +208,11 @@ class _Merger:
     def _positions(self, motion: Motion | None, top: int, bottom: int) -> Tensor:
         """Where some rows of the base lie in a frame, ``(1, 2, bottom - top, W)``."""
         width, device = self.shot.size[1], self.gray.device
-        axes = [torch.arange(*ends, device=device, dtype=torch.float32) for ends in ((0, width), (top, bottom))]
-        place = torch.stack(torch.meshgrid(*axes, indexing="xy"))[None]
-        return place if motion is None else place.add_(motion.dense(bottom - top, width, top))
+        still = torch.zeros(1, 2, bottom - top, width, device=device)
+        place = still if motion is None else motion.dense(bottom - top, width, top)
+        place[:, 0] += torch.arange(width, device=device)
+        place[:, 1] += torch.arange(top, bottom, device=device)[:, None]
+        return place
 
     def add(self, index: int, shot: Shot) -> FrameUse:
         """Add a frame to the sums as far as it is to be trusted."""

@@ -134,22 +134,24 @@ def restore(
 
 
 def _restore_part(sums: Sums, single: Tensor, gain: Tensor, taps: tuple[Tensor, Tensor]) -> Tensor:
-    others = sums.weight - sums.own
-    trust = others / (others + _SATURATION)
-    start = torch.lerp(single, sums.total / sums.weight.clamp(min=1e-12), trust) * gain
+    trust = sums.weight - sums.own
+    trust.div_(trust + _SATURATION)
+    mean = sums.weight.clamp(min=1e-12).reciprocal_().mul_(sums.total)
+    start = torch.lerp(single, mean, trust).mul_(gain)
     luma, luma_trust = luma_of(start), luma_of(trust)
     n = torch.arange(-3, 4)
     smooth = torch.exp(-0.5 * (n / _COLOUR) ** 2)
     smooth = smooth / smooth.sum()
-    colour, known = (start - luma)[:, ::2], trust[:, ::2] + 1e-3
-    smoothed = both_ways(colour * known, smooth) / both_ways(known, smooth)
+    colour, known = start[:, ::2] - luma, trust[:, ::2] + 1e-3
+    smoothed = both_ways(colour * known, smooth).div_(both_ways(known, smooth))
     # Where the frame stands alone its colours are left as they are, too.
     red, blue = torch.lerp(colour, smoothed, luma_trust).split(1, dim=1)
     sharp = luma
     for _ in range(_STEPS):
-        sharp = sharp + both_ways((luma - both_ways(sharp, taps[0])) * luma_trust, taps[1])
+        missing = (luma - both_ways(sharp, taps[0])).mul_(luma_trust)
+        sharp = both_ways(missing, taps[1]).add_(sharp)
     # As brightness is the sum of a quarter of red and blue and half of green:
-    return torch.cat([sharp + red, sharp - (red + blue) / 2, sharp + blue], dim=1) / gain
+    return torch.cat([sharp + red, torch.sub(sharp, red + blue, alpha=0.5), sharp + blue], dim=1).div_(gain)
 
 
 def luma_of(x: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ _PIXEL_ALIASING, _DOUBT, _MOSAIC_DOUBT = 0.3, 1.2, 3.5
 _BLURRED, _SHARP = 0.65, 0.78
 #: trust = _PLATEAU exp(-_STEEP distance) - _CUT, within 0 and 1.
 _PLATEAU, _STEEP, _CUT = 2.5, 0.12, 0.25
+#: Pixels of a guide that are more than it takes to compare exposures.
+_MANY = 1 << 20
 #: Rows of a guide beyond which nothing that is looked at reaches.
 _REACH = 4
 
@@ -149,14 +151,11 @@ class Judge:
 
     def exposure(self, guide: Tensor, motion: Motion, *, linear: bool) -> float:
         """How many times the base's light a frame got: the median over what is neither dark nor saturated."""
-        height, width = guide.shape[2:]
-        skip = max(1, int((height * width / 1e5) ** 0.5))
-        flow = motion.dense(height, width)[..., ::skip, ::skip]
-        axes = [torch.arange(n, device=flow.device) * (skip - 1.0) for n in (flow.shape[3], flow.shape[2])]
-        theirs = flow_warp(
-            box(guide, 1), flow + torch.stack(torch.meshgrid(*axes, indexing="xy")), padding_mode="border"
-        )
-        ours = self.mean[..., ::skip, ::skip]
+        # Large pictures are compared in small.
+        factor = 4 if guide.shape[2] * guide.shape[3] > _MANY else 1
+        ours, theirs = (F.avg_pool2d(x, factor) if factor > 1 else box(x, 1) for x in (self.guide, guide))
+        small = Motion(motion.flow / factor, motion.information, motion.tile // factor)
+        theirs = flow_warp(theirs, small.dense(*ours.shape[2:]), padding_mode="border")
         if not linear:
             ours, theirs = inverse_srgb_curve(ours), inverse_srgb_curve(theirs)
         least = float(ours.median()) / 4
