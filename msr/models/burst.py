@@ -79,6 +79,9 @@ class BurstModel(nn.Module):
     def flows(self, frames: Tensor) -> Tensor:
         """Flow of the base frame to each of the others, ``(B, N - 1, 2, H, W)``."""
         others = frames[:, 1:, :3]
+        if others.shape[1] > 1 and not torch.is_grad_enabled():
+            # One after the other: memory does not grow with the number of frames.
+            return torch.stack([self.flow(frames[:, 0, :3], other) for other in others.unbind(1)], 1)
         base = frames[:, :1, :3].expand_as(others)
         return self.flow(base.flatten(0, 1), others.flatten(0, 1)).unflatten(0, others.shape[:2])
 

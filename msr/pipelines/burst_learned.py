@@ -14,6 +14,7 @@ from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen
 from msr.pipelines.handheld import Shot, merge_shots
+from msr.pipelines.handheld.align import Motion
 from msr.pipelines.handheld.noise import estimate_noise
 from msr.pipelines.pixels import Image, describe, unpack
 from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics
@@ -95,21 +96,20 @@ def merge_mosaics(
     shots = [functools.partial(_shot, frame, base.white_balance, noise, chosen.device) for frame in frames]
     handheld = merge_shots(shots, float(chosen.scale))
     # The first is the base, which needs no motion.
-    still = torch.zeros(2, height, width, device=chosen.device)
-    flows = [still if use.motion is None else use.motion.dense(height, width)[0] for use in handheld.frames[1:]]
+    motions = [use.motion for use in handheld.frames[1:]]
     with torch.inference_mode():
-        motion = torch.stack(flows) if flows else still.expand(0, 2, height, width)
         start = encode_camera_rgb(handheld.image[0].clamp(0, 1), base.white_balance)
+    del handheld
 
     def run(tiles: Tiles, index: int) -> Tensor:
         # Tiles begin at even rows and columns, so that the pattern begins with the same colour.
-        linear = [
-            dataclasses.replace(frame, mosaic=tiles.cut(mosaic, index).numpy()).linear()
-            for frame, mosaic in zip(frames, stored, strict=True)
-        ]
-        mosaics = torch.from_numpy(np.stack(linear)).to(chosen.device)
-        encoded = encode_mosaics(mosaics, base.pattern, base.white_balance, noise)
-        merged: Tensor = chosen.module(encoded[None], tiles.cut(motion, index)[None], tiles.cut(start, index)[None])
+        encoded = []
+        for frame, mosaic in zip(frames, stored, strict=True):
+            linear = torch.from_numpy(dataclasses.replace(frame, mosaic=tiles.cut(mosaic, index).numpy()).linear())
+            encoded.append(encode_mosaics(linear[None].to(chosen.device), base.pattern, base.white_balance, noise))
+        flows = [_cut_flow(motion, tiles, index).to(chosen.device) for motion in motions]
+        flow = torch.cat(flows) if flows else start.new_zeros(0, 2, *encoded[0].shape[2:])
+        merged: Tensor = chosen.module(torch.cat(encoded)[None], flow[None], tiles.cut(start, index)[None])
         return merged
 
     with torch.inference_mode():
@@ -123,6 +123,15 @@ def _shot(
     frame: io.RawFrame, gains: tuple[float, float, float], noise: tuple[float, float], device: torch.device
 ) -> Shot:
     return Shot(torch.from_numpy(frame.linear())[None, None].to(device), frame.pattern, gains, noise)
+
+
+def _cut_flow(motion: Motion | None, tiles: Tiles, index: int) -> Tensor:
+    """The flow where a tile reads, ``(1, 2, h, w)``; that of all pixels of all frames would take more than they do."""
+    row, column = tiles.rows[index // len(tiles.columns)], tiles.columns[index % len(tiles.columns)]
+    height = row.read_stop - row.read_start
+    if motion is None:
+        return torch.zeros(1, 2, height, column.read_stop - column.read_start)
+    return motion.dense(height, tiles.width, row.read_start)[..., column.read_start : column.read_stop]
 
 
 def _channels_first(frame: Image) -> Tensor:
