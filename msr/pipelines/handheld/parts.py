@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 #: Pixels of a part, about, where a step holds some pictures of that size at once.
-_PIXELS = 1 << 17
+_PIXELS = 1 << 18
 
 
 def rows_at_once(width: int, step: int = 2) -> int:
