@@ -16,7 +16,7 @@ def rows_at_once(width: int, step: int = 2) -> int:
 
     Example:
         >>> rows_at_once(4000, 16)
-        32
+        64
     """
     return max(step, round(_PIXELS / max(width, 1) / step) * step)
 
