@@ -52,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _keep_memory() -> None:
     """Spare page faults: to get a page from the system for the first time takes longer than to work on it."""
-    # Asked by torch for its first tensor: large ones are to lie in huge pages, where the system has these.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # glibc learns from this block, of which no page is touched, to keep blocks up to that size for the next of them.
     bytearray(_KEPT)
 
