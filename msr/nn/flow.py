@@ -62,10 +62,8 @@ class FlowNetwork(nn.Module):
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
         axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32)
         dy, dx = torch.meshgrid(axis, axis, indexing="ij")
-        with torch.autocast(cost.device.type, enabled=False):  # a convolution of float32, which bf16 would round
-            weight = torch.softmax(self.sharpness.float() * cost.float(), dim=1)
-            mean = F.conv2d(weight, torch.stack([dx, dy]).view(2, -1, 1, 1))
-        return mean.to(cost.dtype)
+        weight = torch.softmax(self.sharpness * cost.float(), dim=1)
+        return torch.stack([(weight * d.reshape(1, -1, 1, 1)).sum(dim=1) for d in (dx, dy)], dim=1).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
