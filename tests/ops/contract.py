@@ -301,7 +301,7 @@ class OpContract:
         first, *others = sample.to(device, torch.float32)
         tensors = [arrange(first, layout), *others]
         arguments = self.dispatcher_arguments(tensors, sample.options)
-        with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as seen:
+        with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
             getattr(torch.ops.msr, self.name).default(*arguments)
         names = {event.key for event in seen.key_averages()}
         assert f"msr::{self.name}" in names
