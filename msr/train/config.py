@@ -13,6 +13,7 @@ from msr.degradation import PHASES
 from msr.errors import InputError
 from msr.models import ARCHITECTURES
 from msr.train.losses import LossName
+from msr.train.optimizer import OptimizerName
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class TrainConfig:
     # Smaller patches and shorter clips at first, which are quicker: [until which share of the steps, patch, frames].
     stages: tuple[tuple[float, int, int], ...] = ()
     learning_rate: float = 1e-3
+    # Muon moves the weights between features, Adam all others: less loss after as many steps.
+    optimizer: str = "adam"
+    muon_rate: float = 2.0  # learning rate of what Muon moves, relative to that of the rest
     loss: str = "charbonnier"
     teacher: str = ""  # weights file or model of the same kind, scale and phase, whose results are learnt from, too
     teacher_weight: float = 0.5  # of the loss to the teacher's results; the rest is that to the originals
@@ -184,14 +188,15 @@ def _check(config: Config) -> None:
         raise ValueError(f"[model] phase must be {PHASES[degradation.name]!r} for {degradation.name}, got {phase!r}")
     if not train.output.endswith(".safetensors"):
         raise ValueError("[train] output must name a .safetensors file")
-    if train.loss not in get_args(LossName):
-        raise ValueError(f"[train] loss must be one of {', '.join(get_args(LossName))}, got {train.loss!r}")
+    for name, choices in (("loss", get_args(LossName)), ("optimizer", get_args(OptimizerName))):
+        if getattr(train, name) not in choices:
+            raise ValueError(f"[train] {name} must be one of {', '.join(choices)}, got {getattr(train, name)!r}")
     lowest = {"steps": 1, "batch": 1, "patch": 1, "validate_every": 1, "log_every": 1, "threads": 0, "seed": 0}
     lowest["frames"] = 1 if config.kind == "image" else 2
     for name, least in lowest.items():
         if getattr(train, name) < least:
             raise ValueError(f"[train] {name} must be at least {least}, got {getattr(train, name)}")
-    for name in ("minutes", "learning_rate", "flow_weight", "taken_rate", "checkpoint_minutes"):
+    for name in ("minutes", "learning_rate", "muon_rate", "flow_weight", "taken_rate", "checkpoint_minutes"):
         if not 0.0 <= getattr(train, name) < math.inf:
             raise ValueError(f"[train] {name} must not be negative, got {getattr(train, name)}")
     if not 0.0 <= train.ema < 1.0:

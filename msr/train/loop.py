@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from msr.models import ModelCard, build_model, save_model
 from msr.train.batches import batches
 from msr.train.config import Config, TrainConfig, load_config
 from msr.train.inheritance import load_teacher, take_over
+from msr.train.optimizer import OptimizerName, make_optimizers
 from msr.train.ranks import Ranks
 from msr.train.record import Record
 from msr.train.tasks import make_task
@@ -61,11 +63,9 @@ class Trainer:
         self.stage = config.at(0)
         self.task = make_task(self.stage, int(self.model.scale))  # type: ignore[arg-type]
         named = [(k, p) for k, p in self.model.named_parameters() if not settings.flow_only or k.startswith("flow.")]
-        groups = [
-            {"params": [p for k, p in named if k not in taken], "rate": 1.0},
-            {"params": [p for k, p in named if k in taken], "rate": settings.taken_rate},
-        ]
-        self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
+        self.optimizers = make_optimizers(
+            named, taken, cast(OptimizerName, settings.optimizer), settings.taken_rate, settings.muon_rate
+        )
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, list[float]] = {}  # what the next line of the log is the mean of
@@ -78,7 +78,7 @@ class Trainer:
             {
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers],
                 "step": self.step,
                 "seconds": self.seconds,
                 "sums": self.sums,
@@ -95,7 +95,8 @@ class Trainer:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.sums = state.get("sums", {})
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
@@ -126,20 +127,22 @@ class Trainer:
         """
         settings = self.config.train
         rate = _learning_rate(self.progress, self.step, settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["rate"]
         batch = {k: v.to(self.device) for k, v in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
             if self.teacher is not None and not settings.flow_only:
                 with torch.no_grad():
                     batch["taught"] = self.teacher(batch["lr"])
             loss, logs = self.task.loss(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.average(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._failed = 0
         else:
             self._failed += 1

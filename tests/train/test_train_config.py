@@ -98,6 +98,8 @@ def test_good(tmp_path: Path) -> None:
         ("steps = 7", "stages = [[0.5, 16, 1]]", "stages need a patch of 1 and 2 frames at least, got 16 and 1"),
         ("steps = 7", "minutes = 3.0\nstages = [[0.5, 16, 3]]", "stages go by steps, so minutes must be 0"),
         ("steps = 7", 'loss = "l1"', "[train] loss must be one of charbonnier, mse, got 'l1'"),
+        ("steps = 7", 'optimizer = "sgd"', "[train] optimizer must be one of adam, muon, got 'sgd'"),
+        ("steps = 7", "muon_rate = -1.0", "muon_rate must not be negative, got -1.0"),
         ("flow_weight = 0.05", "", "flow_only needs a video or burst model and a flow_weight above 0"),
         ("steps = 7", "teacher_weight = 1.5", "[train] teacher_weight must be from 0 to 1, got 1.5"),
         ("[model]", "[model", "not a TOML file"),

@@ -228,8 +228,9 @@ def test_weights_to_begin_with(tmp_path: Path, photos: Path) -> None:
     assert own["fuse2.weight"].abs().max().item() > 0.0  # what is new learns
 
 
-def test_checkpoint_keeps_all(tmp_path: Path, photos: Path) -> None:
-    settings = config("image", photos, tmp_path / "a.safetensors", steps=10)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_checkpoint_keeps_all(optimizer: str, tmp_path: Path, photos: Path) -> None:
+    settings = config("image", photos, tmp_path / "a.safetensors", steps=10, optimizer=optimizer)
     first = Trainer(settings)
     batches = [first.task.sample(np.random.default_rng(seed)) for seed in range(4)]
     for batch in batches[:2]:
@@ -252,7 +253,9 @@ def test_checkpoints_that_do_not_serve(tmp_path: Path, photos: Path) -> None:
     checkpoint = tmp_path / "a.checkpoint.pt"
     wide = dataclasses.replace(config("image", photos, tmp_path / "a.safetensors"), model={**MODEL, "channels": 16})
     Trainer(wide).save()
-    for content in (checkpoint.read_bytes(), checkpoint.read_bytes()[:1000], b"", b"nonsense"):
+    of_wide = checkpoint.read_bytes()
+    Trainer(config("image", photos, tmp_path / "a.safetensors", optimizer="muon")).save()
+    for content in (of_wide, checkpoint.read_bytes(), of_wide[:1000], b"", b"nonsense"):
         checkpoint.write_bytes(content)
         with pytest.raises(InputError, match="not a checkpoint of this configuration") as caught:
             train(path, resume=True)
