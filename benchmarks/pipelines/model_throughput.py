@@ -39,15 +39,21 @@ def built_from(name: str) -> dict[str, Any]:
 
 
 def step(model: Any) -> Callable[[], object]:
-    """One frame of a stream, one picture or one burst through a model."""
+    """One picture or one burst through a model, or as many frames of a stream as one look ahead serves."""
     if model.kind == "image":
         picture = torch.rand(1, 3, HEIGHT, WIDTH).to(memory_format=torch.channels_last)
         return lambda: model(picture)
     if model.kind == "video":
         frame = torch.rand(1, 3, HEIGHT, WIDTH).to(memory_format=torch.channels_last)
-        future = torch.rand(1, 1, 3, HEIGHT, WIDTH)
-        _, state = model.step(frame, future)
-        return lambda: model.step(frame, future, state)
+        future = torch.rand(1, model.lookahead, 3, HEIGHT, WIDTH)
+        _, start = model.step(frame, future)
+
+        def stream() -> None:
+            state = start
+            for _ in range(model.period):
+                _, state = model.step(frame, future, state)
+
+        return stream
     if model.kind == "burst-raw":
         frames, flows = torch.rand(1, _BURST, 7, HEIGHT, WIDTH), torch.rand(1, _BURST - 1, 2, HEIGHT, WIDTH)
         return lambda: model(frames, flows)
@@ -104,6 +110,7 @@ def main() -> None:
             run = step(model)
             plain, plain_counted = convolutions(model.trunk.last.out_channels)
             taken, plain_taken = seconds_in_turns([run, plain], options.rounds)
+            taken /= getattr(model, "period", 1)
             shown = where_time_goes(run) if options.profile else ""
         rate, plain_rate = counted / taken / 1e9, plain_counted / plain_taken / 1e9
         row = {"model": card.name, "gmacs": counted / 1e9, "ms": 1e3 * taken, "gmacs_per_s": rate}

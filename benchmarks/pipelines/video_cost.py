@@ -49,7 +49,7 @@ def network_seconds(clip: Path, count: int, model: str, device: str) -> float:
         if chosen.kind == "image":
             chosen.module(frames[index])
             return
-        future = frames[min(index + 1, len(frames) - 1)][:, None]
+        future = torch.stack(frames[index + 1 : index + 1 + int(chosen.module.lookahead)] or frames[index:], dim=1)  # type: ignore[arg-type]
         _, state = chosen.module.step(frames[index], future, state)  # type: ignore[operator]
 
     with torch.inference_mode():

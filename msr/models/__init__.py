@@ -42,7 +42,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
 }
 
 # What a weights file may ask for: a stranger's file must not make us build a network of any size.
-_LIMITS = {"scale": 4, "channels": 512, "blocks": 256, "offset_groups": 64}
+_LIMITS = {"scale": 4, "channels": 512, "blocks": 256, "offset_groups": 64, "backward_blocks": 256}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,9 @@ def build_model(kind: str, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"model kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     for name, limit in _LIMITS.items():
         value = arguments.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-            raise ValueError(f"model argument {name} must be a whole number from 1 to {limit}, got {value!r}")
+        least = 0 if name == "backward_blocks" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
+            raise ValueError(f"model argument {name} must be a whole number from {least} to {limit}, got {value!r}")
     try:
         return ARCHITECTURES[kind](**arguments)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Video super-resolution: one recurrent pass with a look-ahead of one frame, in constant memory."""
+"""Video super-resolution in constant memory: a recurrent pass over all frames, and one back over those that follow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
+from msr.nn.backward_pass import BackwardPass
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
 from msr.nn.flow import FlowNetwork
 from msr.nn.upsampling import UpsamplerName, make_upsampler
@@ -17,12 +18,16 @@ from msr.ops.resize import Phase, resize
 
 MotionName = Literal["full", "light"]
 
+#: Frames that are served by one pass back in time, and frames beyond them from which on it starts.
+SEGMENT, OVERLAP = 10, 5
+
 
 class VideoState(NamedTuple):
     """What the past leaves to the next frame."""
 
     frame: Tensor  # the frame before, (B, 3, H, W)
     features: Tensor  # its features after the trunk, (B, C, H, W)
+    coming: Tensor  # what is known of k frames to come, in their order, (B, k C, H, W), k >= 0
 
 
 class VideoModel(nn.Module):
@@ -30,9 +35,11 @@ class VideoModel(nn.Module):
 
     The features of the frame before (which hold all of the past) and of the frame after are aligned to the current
     frame by flow and deformable convolution, doubted where they do not fit, and added to its features; an image model's
-    trunk follows. Without them it is an image model: fusion starts from zero.
+    trunk follows. Without them it is an image model: fusion starts from zero. With ``backward_blocks``, the features of
+    the frame after hold those after it, too: a pass back in time serves ten frames and begins five frames after them.
 
-    Source: the recurrence of FRVSR (Sajjadi et al. 2018) and BasicVSR++ (Chan et al. 2022), made causal.
+    Source: the recurrence of FRVSR (Sajjadi et al. 2018) and BasicVSR++ (Chan et al. 2022), made causal or, the future
+    in overlapping segments, nearly so.
 
     Args:
         scale: 2, 3 or 4.
@@ -42,6 +49,7 @@ class VideoModel(nn.Module):
         offset_groups: of the deformable alignment.
         upsampler: ``"subpixel"`` or ``"deconvolution"``.
         motion: ``"full"``, or ``"light"`` for half the width in what finds, follows and doubts motion.
+        backward_blocks: residual blocks of the pass back in time; 0 for none, and a look-ahead of one frame.
 
     Raises:
         ValueError: a scale, phase, width, upsampler or motion that there is not.
@@ -54,7 +62,8 @@ class VideoModel(nn.Module):
     """
 
     kind = "video"
-    lookahead = 1
+    lookahead: int  # frames after one that its result may depend on
+    period: int  # frames that are served by one look ahead
     state_type = VideoState
 
     def __init__(
@@ -66,6 +75,7 @@ class VideoModel(nn.Module):
         offset_groups: int = 4,
         upsampler: UpsamplerName = "subpixel",
         motion: MotionName = "full",
+        backward_blocks: int = 0,
     ) -> None:
         super().__init__()
         if scale not in (2, 3, 4):
@@ -90,16 +100,38 @@ class VideoModel(nn.Module):
         self.fuse2 = conv3x3(channels, channels, gain=0.0)
         self.trunk = Trunk(channels, blocks)
         self.upsampler = make_upsampler(upsampler, channels, scale)
+        self.lookahead, self.period = (SEGMENT + OVERLAP, SEGMENT) if backward_blocks else (1, 1)
+        self.backward_pass = (
+            BackwardPass(channels, backward_blocks, offset_groups, 32 // share) if backward_blocks else None
+        )
 
     def _encode(self, frame: Tensor) -> Tensor:
         return self.head((frame - 0.5).to(self.head.weight.dtype))
 
+    def _look_ahead(self, future: Tensor, flows: Tensor | None) -> Tensor:
+        """What is known of frames to come, ``(B, k C, H, W)`` for the first k of ``future (B, n, 3, H, W)``.
+
+        ``flows``, ``(B, n - 1, 2, H, W)``: of each of them to the next; None to have them estimated.
+        """
+        if self.backward_pass is None:
+            return self.encoder(self._encode(future[:, 0]))
+        coming: list[Tensor] = []
+        after: tuple[Tensor, Tensor, Tensor] | None = None
+        for i in reversed(range(future.shape[1])):
+            frame = future[:, i]
+            if coming:
+                flow = self.flow(frame, future[:, i + 1]) if flows is None else flows[:, i]
+                after = coming[-1], flow, (flow_warp(future[:, i + 1], flow) - frame).abs()
+            coming.append(self.backward_pass(self.encoder(self._encode(frame)), after))
+        return torch.cat(coming[::-1][: self.period], dim=1)
+
     def _advance(
         self, frame: Tensor, future: Tensor, past: VideoState, flow_past: Tensor, flow_next: Tensor
     ) -> tuple[Tensor, VideoState]:
-        """One frame, its flows known: all but the flow network."""
+        """One frame, its flows known, and what is known of the frames to come in the state."""
         features = self._encode(frame)
-        ahead = self.encoder(self._encode(future))
+        channels = features.shape[1]
+        ahead, coming = past.coming[:, :channels], past.coming[:, channels:]
         from_past = self.align_past(past.features, features, flow_past)
         from_next = self.align_next(ahead, features, flow_next)
         trust_past = self.doubt_past(from_past, features, (flow_warp(past.frame, flow_past) - frame).abs())
@@ -109,28 +141,32 @@ class VideoModel(nn.Module):
         fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat(parts, dim=1)), 0.1))
         hidden = self.trunk(fused)
         base = resize(frame, scale=self.scale, phase=self.phase)
-        return base + self.upsampler(hidden).to(base.dtype), VideoState(frame, hidden)
+        return base + self.upsampler(hidden).to(base.dtype), VideoState(frame, hidden, coming)
 
     def _first_state(self, frame: Tensor) -> VideoState:
         channels = self.head.weight.shape[0]
         shape = (frame.shape[0], channels, *frame.shape[-2:])
-        return VideoState(frame, torch.zeros(shape, dtype=self.head.weight.dtype, device=frame.device))
+        features = torch.zeros(shape, dtype=self.head.weight.dtype, device=frame.device)
+        return VideoState(frame, features, features[:, :0])
 
     def step(self, frame: Tensor, future: Tensor, state: VideoState | None = None) -> tuple[Tensor, VideoState]:
         """Super-resolve one frame of a stream.
 
         Args:
             frame: ``(B, 3, H, W)`` RGB in [0, 1].
-            future: ``(B, 1, 3, H, W)``, the frame after it (at the end of a clip, ``frame`` again).
+            future: ``(B, n, 3, H, W)``, the frames after it, ``lookahead`` of them or as many as there are; ``frame``
+                itself where there is none.
             state: what the step before returned; ``None`` at the start of a clip.
 
         Returns:
             The result ``(B, 3, sH, sW)`` and the state for the next step.
         """
         state = self._first_state(frame) if state is None else state
-        ahead = future[:, 0]
-        flow_past, flow_next = self.flow(torch.cat([frame, frame]), torch.cat([state.frame, ahead])).chunk(2)
-        return self._advance(frame, ahead, state, flow_past, flow_next)
+        if not state.coming.shape[1]:
+            state = state._replace(coming=self._look_ahead(future, None))
+        after = future[:, 0]
+        flow_past, flow_next = self.flow(torch.cat([frame, frame]), torch.cat([state.frame, after])).chunk(2)
+        return self._advance(frame, after, state, flow_past, flow_next)
 
     def flows(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Flow of each frame to the one before and to the one after (itself at the ends), ``(B, T, 2, H, W)`` each."""
@@ -154,7 +190,10 @@ class VideoModel(nn.Module):
         past, ahead = self.flows(clip) if flows is None else flows
         out, state = [], self._first_state(clip[:, 0])
         for t in range(clip.shape[1]):
-            future = clip[:, min(t + 1, clip.shape[1] - 1)]
-            frame, state = self._advance(clip[:, t], future, state, past[:, t], ahead[:, t])
+            first = min(t + 1, clip.shape[1] - 1)
+            future = clip[:, first : first + self.lookahead]
+            if not state.coming.shape[1]:
+                state = state._replace(coming=self._look_ahead(future, ahead[:, first:]))
+            frame, state = self._advance(clip[:, t], future[:, 0], state, past[:, t], ahead[:, t])
             out.append(frame)
         return torch.stack(out, dim=1)

@@ -131,7 +131,10 @@ class Stream(Generic[Tag]):
             if any(leaf.ndim != 4 or leaf.shape[-2] % size[0] or leaf.shape[-1] % size[1] for leaf in state.model):
                 shapes = ", ".join(str(tuple(leaf.shape)) for leaf in state.model)
                 raise InputError(f"a state of {shapes} does not fit frames of {size[1]}x{size[0]}")
-            self._model = self._rebuild(tuple(chosen.place(leaf) for leaf in state.model))
+            try:
+                self._model = self._rebuild(tuple(chosen.place(leaf) for leaf in state.model))
+            except TypeError:
+                raise InputError(f"a state of {len(state.model)} tensors does not fit the model") from None
 
     @property
     def state(self) -> StreamState:
@@ -190,9 +193,8 @@ class Stream(Generic[Tag]):
             if index:
                 future.append(entry.rgb)
             scene = entry.scene
-        # At the end of a scene its last frame stands for those after it.
-        last = future[-1] if future else self._waiting[0].rgb
-        return future + [last] * (self._ahead - len(future))
+        # The last frame of a scene stands for the one after it.
+        return future or [self._waiting[0].rgb] * min(self._ahead, 1)
 
     def _step(self, rgb: Tensor, future: list[Tensor], state: Any) -> Tensor:
         while True:

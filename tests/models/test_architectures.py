@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.models import ARCHITECTURES, BurstModel, ImageModel, VideoModel, build_model
+from msr.models.video import OVERLAP, SEGMENT
 from msr.nn.flow import steady_flow
 from msr.ops import resize
 
 KINDS = ["image", "video", "burst", "burst-raw"]
+UPSAMPLERS = ["subpixel", "deconvolution"]
 SMALL: dict[str, Any] = {"channels": 8, "blocks": 1}
 
 
@@ -34,7 +36,7 @@ def given(kind: str, *size: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phase", ["centered", "corner"])
-@pytest.mark.parametrize("upsampler", ["subpixel", "deconvolution"])
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_an_untrained_model_is_a_cubic_enlargement_at_its_phase(kind: str, phase: str, upsampler: str) -> None:
     for scale in (2, 3, 4):
         model = make(kind, stir=False, scale=scale, phase=phase, upsampler=upsampler)
@@ -67,22 +69,34 @@ def test_a_batch_is_its_items(kind: str) -> None:
         torch.testing.assert_close(model(x), one_by_one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("length", "motion"), [(1, "full"), (2, "light"), (5, "full")])
-def test_video_forward_is_the_loop_of_steps(length: int, motion: str) -> None:
-    model = make("video", motion=motion)
+@pytest.mark.parametrize(
+    ("length", "arguments"),
+    [
+        (1, {}),
+        (2, {"motion": "light"}),
+        (5, {}),
+        (1, {"backward_blocks": 1}),
+        (2, {"backward_blocks": 1, "motion": "light"}),
+        (SEGMENT, {"backward_blocks": 1}),
+        (2 * SEGMENT + OVERLAP + 2, {"backward_blocks": 1}),
+    ],
+)
+def test_video_forward_is_the_loop_of_steps(length: int, arguments: dict[str, Any]) -> None:
+    model = make("video", **arguments)
     clip = torch.rand(2, length, 3, 7, 9)
     with torch.inference_mode():
         whole = model(clip)
         state, frames = None, []
         for t in range(length):
-            future = clip[:, min(t + 1, length - 1)][:, None]
-            frame, state = model.step(clip[:, t], future, state)
+            first = min(t + 1, length - 1)
+            frame, state = model.step(clip[:, t], clip[:, first : first + model.lookahead], state)
             frames.append(frame)
         torch.testing.assert_close(torch.stack(frames, dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_video_state_is_all_that_a_step_remembers() -> None:
-    model = make("video")
+@pytest.mark.parametrize("backward_blocks", [0, 1])
+def test_video_state_is_all_that_a_step_remembers(backward_blocks: int) -> None:
+    model = make("video", backward_blocks=backward_blocks)
     clip = torch.rand(1, 3, 3, 6, 6)
     with torch.inference_mode():
         _, state = model.step(clip[:, 0], clip[:, 1:2], None)
@@ -95,15 +109,35 @@ def test_video_state_is_all_that_a_step_remembers() -> None:
 
 
 def test_video_sees_the_past_and_one_frame_of_the_future() -> None:
-    model = make("video")
-    clip = torch.rand(1, 5, 3, 6, 6)
+    assert _differing(make("video"), 5, 3) == [2, 3, 4]
+
+
+def test_video_with_a_pass_back_sees_what_its_segment_looks_at() -> None:
+    length = 2 * SEGMENT + 3
+    model = make("video", backward_blocks=1)
+    # The first segment's pass begins with the frame SEGMENT + OVERLAP, which the second segment sees, too.
+    assert _differing(model, length, SEGMENT + OVERLAP)[0] == 0
+    assert _differing(model, length, SEGMENT + OVERLAP + 1)[0] == SEGMENT
+
+
+def _differing(model: Any, length: int, changed: int) -> list[int]:
+    """The frames of a result that depend on one frame of the clip."""
+    clip = torch.rand(1, length, 3, 6, 6, dtype=torch.float64)
     with torch.inference_mode():
+        model = model.double()
         before = model(clip)
-        changed = clip.clone()
-        changed[:, 3] = torch.rand(1, 3, 6, 6)
-        after = model(changed)
-    differs = [(a - b).abs().max().item() > 1e-6 for a, b in zip(before[0], after[0], strict=True)]
-    assert differs == [False, False, True, True, True]
+        clip[:, changed] = torch.rand(1, 3, 6, 6)
+        after = model(clip)
+    return [t for t in range(length) if not torch.equal(before[:, t], after[:, t])]
+
+
+def test_before_training_a_pass_back_changes_nothing() -> None:
+    clip = torch.rand(1, 4, 3, 6, 7)
+    plain = make("video")
+    model = make("video", stir=False, backward_blocks=2)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(clip), plain(clip))
 
 
 def test_burst_does_not_depend_on_the_order_of_the_other_frames() -> None:
@@ -190,10 +224,12 @@ def test_half_precision_weights_on_float32_pictures(kind: str, dtype: torch.dtyp
     assert error.item() < (0.3 if dtype == torch.bfloat16 else 0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("upsampler", ["subpixel", "deconvolution"])
-def test_gradients_reach_every_parameter(kind: str, upsampler: str) -> None:
-    model = make(kind, upsampler=upsampler).train()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [*((kind, {"upsampler": name}) for kind in KINDS for name in UPSAMPLERS), ("video", {"backward_blocks": 2})],
+)
+def test_gradients_reach_every_parameter(kind: str, more: dict[str, Any]) -> None:
+    model = make(kind, **more).train()
     loss = (model(given(kind, 8, 8)) - 0.5).square().mean()
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max().item() > 0.0]
@@ -201,7 +237,7 @@ def test_gradients_reach_every_parameter(kind: str, upsampler: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("upsampler", ["subpixel", "deconvolution"])
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_halo_of_the_image_model_is_how_far_a_pixel_is_seen(upsampler: str, scale: int) -> None:
     model = make("image", scale=scale, upsampler=upsampler)

@@ -53,10 +53,14 @@ def run(
     return [result for _, result in results]
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
-def test_chunks_through_a_saved_state_are_the_whole_clip(chunk: int, tmp_path: Path) -> None:
-    model = stirred("video", scale=2, offset_groups=2)
-    frames = scene(7)
+@pytest.mark.parametrize(
+    ("chunk", "count", "backward_blocks"), [(1, 7, 0), (2, 7, 0), (3, 7, 0), (7, 7, 0), (1, 4, 1), (4, 13, 1)]
+)
+def test_chunks_through_a_saved_state_are_the_whole_clip(
+    chunk: int, count: int, backward_blocks: int, tmp_path: Path
+) -> None:
+    model = stirred("video", scale=2, offset_groups=2, backward_blocks=backward_blocks)
+    frames = scene(count)
     whole = model(torch.stack(frames, 1))[0]
     results: list[Tensor] = []
     state = None
@@ -74,6 +78,14 @@ def test_chunks_through_a_saved_state_are_the_whole_clip(chunk: int, tmp_path: P
         assert state.frames == len(results)
     for result, expected in zip(results, whole, strict=True):
         torch.testing.assert_close(result[0], expected, atol=1e-5, rtol=0)
+
+
+def test_tiles_of_a_pass_back_in_time() -> None:
+    model = stirred("video", scale=2, offset_groups=2, backward_blocks=1)
+    frames = scene(13)
+    whole = run(model, frames)
+    for tiled, expected in zip(run(model, frames, tile=32), whole, strict=True):
+        torch.testing.assert_close(tiled, expected, atol=1e-3, rtol=0)  # attention sees a tile, not the picture
 
 
 def test_a_state_of_another_size_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
