@@ -204,16 +204,68 @@ MSR_HOST_DEVICE void forward_plane(const Block& block, const T* plane, T* to, in
   }
 }
 
+// Bicubic taps of consecutive output pixels, all of whose taps lie within the image: its rows of four are read as they lie.
+template <typename T>
+struct CubicTaps {
+  using C = compute_t<T>;
+  static constexpr int kPixels = BlockTaps<4, T>::kPixels;
+  C x[kPixels], y[kPixels], across[kPixels][4], down[kPixels][4];
+  int64_t offset[kPixels];
+
+  // Whether no tap lies outside; only then do the taps serve.
+  MSR_HOST_DEVICE bool fill(const Flow<C>& flow, const Sizes& s, int64_t row_stride, int64_t b, int64_t begin, int count) {
+    for (int n = 0; n < count;) {
+      const int64_t i = (begin + n) / s.out_width, j = (begin + n) % s.out_width;
+      const int end = static_cast<int>(std::min<int64_t>(count, n + s.out_width - j));
+      for (int64_t k = j; n < end; ++n, ++k) x[n] = flow.x(b, i, k), y[n] = flow.y(b, i, k);
+    }
+    const C right = static_cast<C>(s.width - 2), bottom = static_cast<C>(s.height - 2);
+    int outside = 0;
+#pragma omp simd reduction(| : outside)
+    for (int n = 0; n < count; ++n)  // true for NaN, too
+      outside |= !((x[n] >= C(1)) & (x[n] < right) & (y[n] >= C(1)) & (y[n] < bottom));
+    if (outside) return false;
+#pragma omp simd
+    for (int n = 0; n < count; ++n) {
+      const C left = std::floor(x[n]), top = std::floor(y[n]), t = x[n] - left, u = y[n] - top;
+      offset[n] = (static_cast<int64_t>(top) - 1) * row_stride + static_cast<int64_t>(left) - 1;
+      across[n][0] = cubic_far(C(1) + t), across[n][1] = cubic_near(t);
+      across[n][2] = cubic_near(C(1) - t), across[n][3] = cubic_far(C(2) - t);
+      down[n][0] = cubic_far(C(1) + u), down[n][1] = cubic_near(u);
+      down[n][2] = cubic_near(C(1) - u), down[n][3] = cubic_far(C(2) - u);
+    }
+    return true;
+  }
+
+  MSR_HOST_DEVICE void forward(const T* plane, int64_t row_stride, T* to, int count) const {
+    for (int n = 0; n < count; ++n) {
+      const T* from = plane + offset[n];
+      C column[4] = {};
+      for (int k = 0; k < 4; ++k, from += row_stride)
+        for (int q = 0; q < 4; ++q) column[q] += down[n][k] * load(from[q]);
+      C sum = C(0);
+      for (int q = 0; q < 4; ++q) sum += across[n][q] * column[q];
+      to[n] = store<T>(sum);
+    }
+  }
+};
+
 template <int K, typename T>
 void forward_planes(const T* x, const Strides& xs, const Flow<compute_t<T>>& flow, T* out, const Sizes& s) {
   using Block = BlockTaps<K, T>;
   const int64_t blocks = (s.pixels() + Block::kPixels - 1) / Block::kPixels;
   parallel(s.batch * blocks, s.channels * K * K * Block::kPixels, [&](int64_t first, int64_t last) {
     Block block;
+    CubicTaps<T> cubic;
     with_simd([&] {
       for (int64_t n = first; n < last; ++n) {
         const int64_t b = n / blocks, begin = n % blocks * Block::kPixels;
         const int count = static_cast<int>(std::min<int64_t>(Block::kPixels, s.pixels() - begin));
+        if (K == 4 && cubic.fill(flow, s, xs.h, b, begin, count)) {
+          for (int64_t c = 0; c < s.channels; ++c)
+            cubic.forward(x + b * xs.b + c * xs.c, xs.h, out + (b * s.channels + c) * s.pixels() + begin, count);
+          continue;
+        }
         block.fill(flow, s, xs.h, b, begin, count);
         for (int64_t c = 0; c < s.channels; ++c) {
           const T* plane = x + b * xs.b + c * xs.c;

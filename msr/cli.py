@@ -296,8 +296,10 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _burst(options: argparse.Namespace) -> None:
     from msr.pipelines import BurstOptions, merge_burst_files
+    from msr.pipelines.heap import keep_freed_memory
     from msr.pipelines.progress import Bar, Report
 
+    keep_freed_memory()
     result = merge_burst_files(
         options.inputs,
         options.output,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.ops.flow_warp import flow_warp
+from msr.pipelines.handheld.filters import means
 from msr.pipelines.handheld.motion import global_shift, smooth_motion
 from msr.pipelines.handheld.parts import in_parts, rows_at_once
 
@@ -176,9 +177,9 @@ class Aligner:
         self.levels = [_Level(level) for level in self._pyramid(base)]
 
     def _pyramid(self, gray: Tensor) -> list[Tensor]:
-        levels = [F.avg_pool2d(gray, self.factor) if self.factor > 1 and gray.shape[2:] == self.size else gray]
+        levels = [means(gray, self.factor) if self.factor > 1 and gray.shape[2:] == self.size else gray]
         while min(levels[-1].shape[2:]) >= 2 * _COARSEST:
-            levels.append(F.avg_pool2d(levels[-1], 2))
+            levels.append(means(levels[-1], 2))
         return levels
 
     def align(self, gray: Tensor) -> Motion:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
+from msr.pipelines.handheld.filters import means
 from msr.pipelines.handheld.gray import reduced_gray
 from msr.pipelines.handheld.motion import global_shift
 from msr.pipelines.handheld.parts import in_parts, rows_at_once
@@ -72,7 +73,7 @@ def _steps(gray: Tensor) -> float:
 
 def _thumbnail(gray: Tensor) -> Tensor:
     reduction = max(1, min(gray.shape[2:]) // _THUMBNAIL)
-    small = F.avg_pool2d(gray, reduction)
+    small = means(gray, reduction)
     return (small - small.mean()) / (small.std(correction=0) + 1e-6)
 
 

@@ -71,6 +71,23 @@ def box(x: Tensor, reach: int) -> Tensor:
     return both_ways(x, torch.full((side,), 1.0 / side))
 
 
+def means(x: Tensor, side: int) -> Tensor:
+    """Means over squares of ``side`` pixels next to each other, ``(B, C, H / side, W / side)``.
+
+    Example:
+        >>> means(torch.arange(8.0).view(1, 1, 2, 4), 2)
+        tensor([[[[2.5000, 4.5000]]]])
+    """
+    height, width = x.shape[2] // side, x.shape[3] // side
+    if not _for_opencv(x, side):
+        return F.avg_pool2d(x, side)
+    out = x.new_empty(*x.shape[:2], height, width)
+    for picture, results in zip(x[..., : height * side, : width * side], out, strict=True):
+        for plane, result in zip(picture, results, strict=True):
+            cv2.resize(plane.numpy(), (width, height), result.numpy(), interpolation=cv2.INTER_AREA)
+    return out
+
+
 def least_around(x: Tensor, reach: int) -> Tensor:
     """The least in a square of ``2 reach + 1`` pixels.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from msr.pipelines.handheld.demosaic import colour_masks
-from msr.pipelines.handheld.filters import both_ways
+from msr.pipelines.handheld.filters import both_ways, means
 from msr.pipelines.handheld.parts import in_parts, rows_at_once
 
 
@@ -35,8 +34,10 @@ def gray_of(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, float
         return (red + blue).mul_(0.25).add_(green, alpha=0.5)
     gain = torch.tensor(gains, device=pixels.device).view(1, 3, 1, 1)
     balance = (colour_masks(mosaic, 2, 2, pixels.device) * gain).sum(1, keepdim=True)
-    height, width = pixels.shape[2:]
-    balanced = pixels * balance.repeat(1, 1, (height + 1) // 2, (width + 1) // 2)[..., :height, :width]
+    lines = balance.repeat(1, 1, 1, (pixels.shape[3] + 1) // 2)[..., : pixels.shape[3]]
+    balanced = torch.empty_like(pixels)
+    for row in (0, 1):
+        torch.mul(pixels[:, :, row::2], lines[:, :, row : row + 1], out=balanced[:, :, row::2])
     taps = torch.tensor([0.25, 0.5, 0.25])
     return both_ways(balanced, taps).clamp(min=0).sqrt()
 
@@ -57,7 +58,7 @@ def reduced_gray(pixels: Tensor, mosaic: str | None, gains: tuple[float, float, 
         first = max(top * factor - 2, 0) // 2 * 2
         part = gray_of(pixels[:, :, first : bottom * factor + 2], mosaic, gains)
         part = part[:, :, top * factor - first : bottom * factor - first]
-        out[:, :, top:bottom] = F.avg_pool2d(part, factor) if factor > 1 else part
+        out[:, :, top:bottom] = means(part, factor) if factor > 1 else part
 
     in_parts(height, rows_at_once(factor * width), pixels.device, work)
     return out

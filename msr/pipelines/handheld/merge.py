@@ -166,15 +166,14 @@ class _Merger:
         self.judge = Judge(self.guide, noise, mosaic=self.shot.mosaic is not None)
 
     def _begin(self) -> None:
-        """Gather the base: there is a frame to be merged with it, and the noise is known."""
-        self.alone, self.sure = False, True
+        """There is a frame to be merged with the base, and the noise is known."""
+        self.sure = True
         self.covariance = covariances(self.gray, _gray_noise(self.gray, self.shot, self.noise), DETAIL, FLAT, STRETCH)
         size = [math.ceil(side * self.scale) for side in self.shot.size]
-        self.total, self.weight, self.own = (self.gray.new_empty(1, 3, *size) for _ in range(3))
-        self._gather(self.shot.pixels, None, torch.ones_like(self.guide[:, :1]))
+        self.total, self.weight = (self.gray.new_empty(1, 3, *size) for _ in range(2))
 
-    def _gather(self, pixels: Tensor, motion: Motion | None, trust: Tensor) -> None:
-        """Add a frame to the sums, or begin them with the base, which has no motion."""
+    def _gather(self, pixels: Tensor, motion: Motion, trust: Tensor) -> None:
+        """Add a frame to the sums, or begin them with it."""
         height, width = self.shot.size
         whole = self.scale == int(self.scale)
 
@@ -195,21 +194,20 @@ class _Merger:
                 rows = slice(top * scale, bottom * scale)
                 part = slice((top - first) * scale, (bottom - first) * scale)
                 image, weight = image[:, :, part], weight[:, :, part]
-            if motion is None:
+            if self.alone:
                 torch.mul(image, weight, out=self.total[:, :, rows])
                 self.weight[:, :, rows] = weight
-                self.own[:, :, rows] = weight
             else:
                 self.total[:, :, rows].addcmul_(image, weight)
                 self.weight[:, :, rows].add_(weight)
 
         in_parts(height, rows_at_once(width) if whole else height, pixels.device, work)
+        self.alone = False
 
-    def _positions(self, motion: Motion | None, top: int, bottom: int) -> Tensor:
+    def _positions(self, motion: Motion, top: int, bottom: int) -> Tensor:
         """Where some rows of the base lie in a frame, ``(1, 2, bottom - top, W)``."""
         width, device = self.shot.size[1], self.gray.device
-        still = torch.zeros(1, 2, bottom - top, width, device=device)
-        place = still if motion is None else motion.dense(bottom - top, width, top)
+        place = motion.dense(bottom - top, width, top)
         place[:, 0] += torch.arange(width, device=device)
         place[:, 1] += torch.arange(top, bottom, device=device)[:, None]
         return place
@@ -252,15 +250,50 @@ class _Merger:
         if self.alone:
             single = single_picture(self.shot, self.scale)
             return single, torch.zeros_like(single[:, :1])
-        weight = torch.empty_like(self.own[:, :1])
+        weight = torch.empty_like(self.weight[:, :1])
         height, width = weight.shape[2:]
 
         def work(top: int, bottom: int) -> None:
-            weight[:, :, top:bottom] = luma_of(self.weight[:, :, top:bottom] - self.own[:, :, top:bottom])
+            weight[:, :, top:bottom] = luma_of(self.weight[:, :, top:bottom])
 
         in_parts(height, rows_at_once(3 * width), weight.device, work)
-        sums = Sums(self.total, self.weight, self.own)
-        return restore(sums, self._single(), self.shot.gains, self.scale, DETAIL), weight
+        sums = Sums(self.total, self.weight)
+        return restore(sums, self._base(), self._single(), self.shot.gains, self.scale, DETAIL), weight
+
+    def _base(self) -> Callable[[slice, slice], tuple[Tensor, Tensor]]:
+        """Parts of what the base's pixels add up to; of a broken scale, it is made as a whole."""
+        if self.scale == int(self.scale):
+            return self._base_part
+        height, width = self.shot.size
+        image, weight = self._gathered_base(slice(0, height), slice(0, width))
+        return lambda rows, columns: (image[..., rows, columns], weight[..., rows, columns])
+
+    def _base_part(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        # What the kernels reach, from an even pixel on, where the colours of the mosaic begin as at the first.
+        scale = int(self.scale)
+        top, left = (max(side.start // scale - 2, 0) // 2 * 2 for side in (rows, columns))
+        bottom, right = (
+            min(-(-side.stop // scale) + 2, n) for side, n in zip((rows, columns), self.shot.size, strict=True)
+        )
+        y, x = top * scale, left * scale
+        image, weight = (
+            part[:, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+            for part in self._gathered_base(slice(top, bottom), slice(left, right))
+        )
+        return image, weight
+
+    def _gathered_base(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """The mean and the weight of some of the base's pixels, each of which lies where it is."""
+        place = torch.arange(columns.stop - columns.start), torch.arange(rows.stop - rows.start)
+        x, y = torch.meshgrid(*place, indexing="xy")
+        return kernel_merge(
+            self.shot.pixels[:, None, :, rows, columns],
+            torch.stack([x, y]).to(self.gray)[None, None],
+            self.covariance[:, None, :, rows, columns],
+            torch.ones_like(x, dtype=self.gray.dtype, device=self.gray.device)[None, None, None],
+            self.scale,
+            mosaic=self.shot.mosaic,
+        )
 
     def _single(self) -> Callable[[slice, slice], Tensor]:
         """Parts of the picture that the base alone gives; of a broken scale, it is made as a whole."""

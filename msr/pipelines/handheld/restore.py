@@ -68,25 +68,28 @@ def inverse_taps(scale: float, width: float, noise: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Sums:
-    """What the frames add up to on the fine grid, each ``(1, 3, H, W)``.
+    """What the frames beside the base add up to on the fine grid, each ``(1, 3, H, W)``.
 
     Attributes:
         total: values times weights.
-        weight: weights of all frames.
-        own: weights of the base alone.
+        weight: weights.
     """
 
     total: Tensor
     weight: Tensor
-    own: Tensor
 
     def part(self, rows: slice, columns: slice) -> Sums:
         """A part of the grid."""
-        return Sums(*(x[..., rows, columns] for x in (self.total, self.weight, self.own)))
+        return Sums(*(x[..., rows, columns] for x in (self.total, self.weight)))
 
 
 def restore(
-    sums: Sums, single: Callable[[slice, slice], Tensor], gains: tuple[float, float, float], scale: float, width: float
+    sums: Sums,
+    base: Callable[[slice, slice], tuple[Tensor, Tensor]],
+    single: Callable[[slice, slice], Tensor],
+    gains: tuple[float, float, float],
+    scale: float,
+    width: float,
 ) -> Tensor:
     """Make the sharp picture of the sums of a merge.
 
@@ -98,7 +101,8 @@ def restore(
     gray for the most part, and red and blue are known half as well as green.
 
     Args:
-        sums: of the merge.
+        sums: of the frames beside the base.
+        base: gives the means and weights of the base's pixels for some rows and columns, ``(1, 3, h, w)`` each.
         single: gives some rows and columns of the picture ``(1, 3, H, W)`` that the base alone gives.
         gains: white balance, with which colours differ least.
         scale: enlargement.
@@ -109,8 +113,10 @@ def restore(
 
     Example:
         >>> x = torch.rand(1, 3, 12, 12)
-        >>> alone = Sums(0 * x, 1 + 0 * x, 1 + 0 * x)
-        >>> restore(alone, lambda rows, columns: x[..., rows, columns], (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
+        >>> nothing = Sums(0 * x, 0 * x)
+        >>> part = lambda rows, columns: x[..., rows, columns]
+        >>> base = lambda rows, columns: (part(rows, columns), 1 + 0 * part(rows, columns))
+        >>> restore(nothing, base, part, (1.0, 1.0, 1.0), 2.0, 0.3).allclose(x)
         True
     """
     taps = blur_taps(scale, width), inverse_taps(scale, width, _NOISE)
@@ -126,17 +132,19 @@ def restore(
             bottom, right = min(top + side, height), min(left + side, across)
             y, x = max(top - _HALO, 0), max(left - _HALO, 0)
             place = slice(y, min(bottom + _HALO, height)), slice(x, min(right + _HALO, across))
-            part = _restore_part(sums.part(*place), single(*place), gain, taps)
+            part = _restore_part(sums.part(*place), base(*place), single(*place), gain, taps)
             out[..., top:bottom, left:right] = part[..., top - y : bottom - y, left - x : right - x]
 
     in_parts(len(corners), 1, out.device, work)
     return out
 
 
-def _restore_part(sums: Sums, single: Tensor, gain: Tensor, taps: tuple[Tensor, Tensor]) -> Tensor:
-    trust = sums.weight - sums.own
-    trust.div_(trust + _SATURATION)
-    mean = sums.weight.clamp(min=1e-12).reciprocal_().mul_(sums.total)
+def _restore_part(
+    sums: Sums, base: tuple[Tensor, Tensor], single: Tensor, gain: Tensor, taps: tuple[Tensor, Tensor]
+) -> Tensor:
+    value, own = base
+    trust = (sums.weight + _SATURATION).reciprocal_().mul_(sums.weight)
+    mean = torch.addcmul(sums.total, value, own).div_((sums.weight + own).clamp_(min=1e-12))
     start = torch.lerp(single, mean, trust).mul_(gain)
     luma, luma_trust = luma_of(start), luma_of(trust)
     n = torch.arange(-3, 4)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from msr.camera import inverse_srgb_curve
 from msr.ops.flow_warp import flow_warp
 from msr.pipelines.handheld.align import Motion
-from msr.pipelines.handheld.filters import box, least_around
+from msr.pipelines.handheld.filters import box, least_around, means
 from msr.pipelines.handheld.noise import GuideNoise
 from msr.pipelines.handheld.parts import in_parts, rows_at_once
 
@@ -44,7 +44,7 @@ def guide_of(pixels: Tensor, mosaic: str | None) -> Tensor:
     def work(top: int, bottom: int) -> None:
         rows = pixels[:, :, 2 * top : 2 * bottom, : 2 * width]
         if mosaic is None:
-            out[:, :, top:bottom] = F.avg_pool2d(rows, 2)
+            out[:, :, top:bottom] = means(rows, 2)
             return
         for channel, letter in enumerate("rgb"):
             places = [(place // 2, place % 2) for place in range(4) if mosaic[place] == letter]
@@ -153,7 +153,7 @@ class Judge:
         """How many times the base's light a frame got: the median over what is neither dark nor saturated."""
         # Large pictures are compared in small.
         factor = 4 if guide.shape[2] * guide.shape[3] > _MANY else 1
-        ours, theirs = (F.avg_pool2d(x, factor) if factor > 1 else box(x, 1) for x in (self.guide, guide))
+        ours, theirs = (means(x, factor) if factor > 1 else box(x, 1) for x in (self.guide, guide))
         small = Motion(motion.flow / factor, motion.information, motion.tile // factor)
         theirs = flow_warp(theirs, small.dense(*ours.shape[2:]), padding_mode="border")
         if not linear:
