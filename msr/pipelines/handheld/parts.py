@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -52,8 +54,23 @@ def in_parts(height: int, rows: int, device: torch.device, work: Callable[[int, 
         for top in tops:
             one(top)
         return
+    parts = [_pool(threads).submit(one, top) for top in tops]
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(one, tops))
+        for part in parts:
+            part.result()
     finally:
+        for part in parts:
+            part.cancel()
+        wait(parts)
         torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work, for to start them takes as long as some work does; each computes alone."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+# A fork has none of the threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)

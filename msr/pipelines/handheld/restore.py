@@ -20,7 +20,7 @@ _SATURATION = 0.7
 #: Standard deviation of what smooths colours, in pixels of the result.
 _COLOUR = 0.95
 #: Side of the parts worked on one after the other, and how much around them they see.
-_TILE, _HALO = 512, 24
+_TILE, _HALO = 768, 24
 
 
 def _frequencies() -> Tensor:
