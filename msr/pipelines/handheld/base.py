@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msr.pipelines.handheld.filters import means
-from msr.pipelines.handheld.gray import reduced_gray
+from msr.pipelines.handheld.gray import gray_of
 from msr.pipelines.handheld.motion import global_shift
 from msr.pipelines.handheld.parts import in_parts, rows_at_once
 from msr.pipelines.handheld.shot import Shot
@@ -24,7 +24,7 @@ def sharpest(count: int, load: Callable[[int], Shot]) -> int:
     """Choose the sharpest frame among those that show what most frames show, as bright as most do.
 
     Sharpness is the mean square of differences between neighbours in the gray picture, over the square of its level;
-    noise adds to it, in all frames alike.
+    noise adds to it, in all frames alike. Of large frames, every other band of rows is looked at.
 
     Args:
         count: of frames, 1 or more.
@@ -43,12 +43,11 @@ def sharpest(count: int, load: Callable[[int], Shot]) -> int:
     scores, levels, thumbnails = [], [], []
     for index in range(count):
         shot = load(index)
-        gray = reduced_gray(shot.pixels, shot.mosaic, shot.gains, 1)
-        level = float(gray.mean())
-        scores.append(_steps(gray) / (level * level + 1e-6))
+        level, steps = _look(shot)
+        scores.append(steps / (level * level + 1e-6))
         # The gray of a mosaic is a square root.
         levels.append(level * level if shot.mosaic else level)
-        thumbnails.append(_thumbnail(gray))
+        thumbnails.append(_thumbnail(shot))
     middle = sorted(levels)[count // 2]
     alike = [middle / _EXPOSURE <= level <= middle * _EXPOSURE for level in levels]
     witnesses = range(0, count, -(-count // _WITNESSES))
@@ -57,23 +56,32 @@ def sharpest(count: int, load: Callable[[int], Shot]) -> int:
     return max(fit or range(count), key=lambda index: scores[index])
 
 
-def _steps(gray: Tensor) -> float:
-    """The mean square of differences between neighbours, across and down."""
-    height, width = gray.shape[2:]
-    across, down = [], []
+def _look(shot: Shot) -> tuple[float, float]:
+    """The mean of the gray picture, and the mean square of the differences between neighbours, across and down."""
+    height, width = shot.size
+    rows = rows_at_once(width)
+    found = []
 
     def work(top: int, bottom: int) -> None:
-        part = gray[0, 0, top : min(bottom + 1, height)]
-        across.append(float((part[: bottom - top, 1:] - part[: bottom - top, :-1]).square_().sum()))
-        down.append(float((part[1:] - part[:-1]).square_().sum()))
+        if top // rows % 2 == 0:
+            gray = gray_of(shot.pixels[:, :, top:bottom], shot.mosaic, shot.gains)[0, 0]
+            steps = gray[:, 1:] - gray[:, :-1], gray[1:] - gray[:-1]
+            found.append([(float(x.sum()), x.numel()) for x in (gray, *(step.square_() for step in steps))])
 
-    in_parts(height, rows_at_once(width), gray.device, work)
-    return sum(across) / max(height * (width - 1), 1) + sum(down) / max((height - 1) * width, 1)
+    in_parts(height, rows, shot.pixels.device, work)
+    level, across, down = (
+        sum(total for total, _ in parts) / max(sum(count for _, count in parts), 1)
+        for parts in zip(*found, strict=True)
+    )
+    return level, across + down
 
 
-def _thumbnail(gray: Tensor) -> Tensor:
-    reduction = max(1, min(gray.shape[2:]) // _THUMBNAIL)
-    small = means(gray, reduction)
+def _thumbnail(shot: Shot) -> Tensor:
+    reduction = max(1, min(shot.size) // _THUMBNAIL)
+    if shot.mosaic and min(shot.size) > 2:
+        reduction += reduction % 2  # as many pixels of each colour everywhere
+    small = means(shot.pixels, reduction)
+    small = small.clamp(min=0).sqrt() if shot.mosaic else gray_of(small, None, shot.gains)
     return (small - small.mean()) / (small.std(correction=0) + 1e-6)
 
 
