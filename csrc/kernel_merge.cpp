@@ -135,16 +135,30 @@ MSR_HOST_DEVICE void add_pixel(const Geometry& g, const T* frame, const Places<c
   }
 }
 
-// Fetches the nine nearest pixels of each place, one by one: out of loops of vectors the indices would first have to be
-// taken apart. What does not count reads the first pixels of the frame.
+// Fetches the nine nearest pixels of each place, a row of four for four places at once where the frame (up to `end`) has
+// the fourth. What does not count reads the first pixels of the frame.
 template <typename T, typename Index>
-MSR_HOST_DEVICE void read_near(const T* plane, const Places<compute_t<T>>& at, Index width, int64_t count,
+MSR_HOST_DEVICE void read_near(const T* plane, const T* end, const Places<compute_t<T>>& at, Index width, int64_t count,
                                compute_t<T> (&value)[kNear][kSome]) {
-  for (int64_t p = 0; p < count; ++p) {
-    const Index row = at.row[p], column = at.column[p];
-    const T* from = plane + (at.counts[p] ? (row - 1) * width + column - 1 : 0);
-    for (int k = 0; k < kNear; ++k) value[k][p] = load(from[k / 3 * width + k % 3]);
+  using C = compute_t<T>;
+  const auto from = [&](int64_t p) {
+    return plane + (at.counts[p] ? (static_cast<Index>(at.row[p]) - 1) * width + at.column[p] - 1 : 0);
+  };
+  int64_t p = 0;
+  for (; p + 4 <= count; p += 4) {
+    const T* const place[4] = {from(p), from(p + 1), from(p + 2), from(p + 3)};
+    const T* const last = std::max(std::max(place[0], place[1]), std::max(place[2], place[3]));
+    if (end - last < 2 * static_cast<int64_t>(width) + 4) break;
+    for (int k = 0; k < 3; ++k) {
+      C square[4][4];
+      for (int n = 0; n < 4; ++n)
+        for (int m = 0; m < 4; ++m) square[n][m] = load(place[n][k * width + m]);
+      for (int m = 0; m < 3; ++m)
+        for (int n = 0; n < 4; ++n) value[3 * k + m][p + n] = square[n][m];
+    }
   }
+  for (; p < count; ++p)
+    for (int k = 0; k < kNear; ++k) value[k][p] = load(from(p)[k / 3 * width + k % 3]);
 }
 
 // Adds the nine nearest pixels of places that have them all; `shares` are their weights.
@@ -164,11 +178,12 @@ MSR_HOST_DEVICE void find_shares(const Places<C>& at, int64_t count, C (&shares)
 template <typename T, typename Index>
 MSR_HOST_DEVICE void add_near(const Geometry& g, const T* frame, const Places<compute_t<T>>& at, bool mosaic, int64_t count,
                               Sums<compute_t<T>>& sums) {
+  const T* const end = frame + g.channels * g.height * g.width;
   using C = compute_t<T>;
   C shares[kNear][kSome], value[kNear][kSome];
   find_shares(at, count, shares);
   for (int64_t c = 0; c < g.channels; ++c) {
-    read_near<T, Index>(frame + c * g.height * g.width, at, static_cast<Index>(g.width), count, value);
+    read_near<T, Index>(frame + c * g.height * g.width, end, at, static_cast<Index>(g.width), count, value);
 #pragma omp simd
     for (int64_t p = 0; p < count; ++p) {
       const auto part = [&](int k) { return at.counts[p] ? shares[k][p] * value[k][p] : C(0); };

@@ -83,7 +83,7 @@ class Judge:
 
     def _each_part(self, work: Callable[[int, int], None]) -> None:
         height, width = self.guide.shape[2:]
-        in_parts(height, rows_at_once(3 * width), self.guide.device, work)
+        in_parts(height, rows_at_once(width), self.guide.device, work)
 
     def _look(self, noise: GuideNoise, top: int, bottom: int) -> None:
         """Find out about some rows of the base what does not change from frame to frame."""
