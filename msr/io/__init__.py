@@ -2,7 +2,7 @@
 
 from msr.io.assemble import assemble
 from msr.io.clip import ClipReader, open_clip
-from msr.io.develop import develop
+from msr.io.develop import develop, develop_bands
 from msr.io.dng import write_dng, write_linear_dng
 from msr.io.embedded import encode_picture
 from msr.io.encoders import VIDEO_SUFFIXES, EncoderSettings, check_video_suffix
@@ -28,6 +28,7 @@ from msr.io.samples import convert_depth, turn_upright
 from msr.io.segment import SegmentWriter
 from msr.io.srgb import decode_srgb, encode_srgb
 from msr.io.streams import check_container
+from msr.io.tiff import write_tiff_bands
 from msr.io.verify import Finding, audit, worst
 from msr.io.video import VideoReader
 from msr.io.y4m import Y4mReader, Y4mWriter
@@ -65,6 +66,7 @@ __all__ = [
     "convert_depth",
     "decode_srgb",
     "develop",
+    "develop_bands",
     "encode_picture",
     "encode_srgb",
     "image_files",
@@ -88,4 +90,5 @@ __all__ = [
     "write_exr",
     "write_image",
     "write_linear_dng",
+    "write_tiff_bands",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -40,20 +41,48 @@ def develop(rgb: np.ndarray, frame: RawFrame, dtype: str = "float32", *, linear:
         >>> develop(np.ones((4, 6, 3), np.float32), frame, "uint8").min()
         np.uint8(255)
     """
+    out = np.empty(rgb.shape, dtype)
+    top = 0
+    for band in develop_bands(rgb, frame, dtype, linear=linear):
+        out[top : top + len(band)] = band
+        top += len(band)
+    return np.ascontiguousarray(turn_upright(out, frame.orientation))
+
+
+def develop_bands(
+    rgb: np.ndarray, frame: RawFrame, dtype: str = "float32", *, linear: bool = False
+) -> Iterator[np.ndarray]:
+    """The same, not turned upright, in bands of rows from the top, made while those before are used.
+
+    Args:
+        rgb: as for ``develop``.
+        frame: as there.
+        dtype: as there.
+        linear: as there.
+
+    Yields:
+        ``(h, W, 3)``.
+
+    Raises:
+        ValueError: as there.
+
+    Example:
+        >>> frame = RawFrame(np.zeros((2, 2), np.uint16), "rggb", (0, 0, 0, 0), 1023, (2.0, 1.0, 1.5), np.eye(3))
+        >>> [band.shape for band in develop_bands(np.ones((4, 6, 3), np.float32), frame)]
+        [(4, 6, 3)]
+    """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or not np.issubdtype(rgb.dtype, np.floating):
         raise ValueError(f"linear camera RGB must be (H, W, 3) floating point, got {rgb.dtype} {rgb.shape}")
     gains = np.array(frame.white_balance, np.float32) / min(frame.white_balance)
     matrix = np.asarray(frame.to_srgb, np.float32)
-    out = np.empty(rgb.shape, dtype)
     rows = max(1, _BAND // max(1, rgb.shape[1]))
 
-    def work(top: int) -> None:
+    def work(top: int) -> np.ndarray:
         band = np.ascontiguousarray(rgb[top : top + rows], np.float32)
         balanced = np.clip(cv2.transform(band, np.diag(gains)), 0, 1)
         colours = np.clip(cv2.transform(balanced, matrix), 0, 1)
-        out[top : top + rows] = convert_depth(colours if linear else encode_srgb(colours), dtype)
+        return convert_depth(colours if linear else encode_srgb(colours), dtype)
 
     # What NumPy and OpenCV do here, they do without Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, range(0, len(rgb), rows)))
-    return np.ascontiguousarray(turn_upright(out, frame.orientation))
+        yield from pool.map(work, range(0, len(rgb), rows))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +37,41 @@ def write_tiff(path: Path, pixels: np.ndarray, icc: bytes | None = None, exif: b
     Example:
         >>> write_tiff(Path("/tmp/gray.tif"), np.zeros((4, 4), np.uint16))
     """
-    height, width = pixels.shape[:2]
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.nbytes + (1 << 24) > 0xFFFFFFFF:
+    write_tiff_bands(path, [pixels], pixels.shape, pixels.dtype, icc, exif)
+
+
+def write_tiff_bands(
+    path: Path,
+    bands: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+) -> None:
+    """The same of a picture that comes as bands of rows, from the top; each is written while the next is made.
+
+    Args:
+        path: the file to write.
+        bands: what ``write_tiff`` takes, in parts.
+        shape: of all.
+        dtype: of all.
+        icc: as there.
+        exif: as there.
+
+    Raises:
+        InputError: as there.
+        WorkError: as there.
+
+    Example:
+        >>> bands = (np.zeros((2, 4), np.uint16) for _ in range(2))
+        >>> write_tiff_bands(Path("/tmp/gray.tif"), bands, (4, 4), np.dtype(np.uint16))
+    """
+    height, width = shape[:2]
+    channels = shape[2] if len(shape) == 3 else 1
+    size = math.prod(shape) * dtype.itemsize
+    if size + (1 << 24) > 0xFFFFFFFF:
         raise InputError(f"cannot write {path}: {width}x{height} pixels are more than the 4 GB that a TIFF holds")
-    row = width * channels * pixels.itemsize
+    row = width * channels * dtype.itemsize
     rows = min(height, max(1, _STRIP // row))
     starts = range(0, height * row, rows * row)
     describing, own, gps = split_exif(exif or b"")
@@ -47,7 +79,7 @@ def write_tiff(path: Path, pixels: np.ndarray, icc: bytes | None = None, exif: b
         **describing,
         256: make_tag(LONG, [width]),
         257: make_tag(LONG, [height]),
-        258: make_tag(SHORT, [8 * pixels.itemsize] * channels),
+        258: make_tag(SHORT, [8 * dtype.itemsize] * channels),
         259: make_tag(SHORT, [1]),  # no compression
         262: make_tag(SHORT, [1 if channels == 1 else 2]),  # 0 is black; RGB
         273: make_tag(LONG, [8 + start for start in starts]),
@@ -56,15 +88,16 @@ def write_tiff(path: Path, pixels: np.ndarray, icc: bytes | None = None, exif: b
         278: make_tag(LONG, [rows]),
         279: make_tag(LONG, [min(rows * row, height * row - start) for start in starts]),
         284: make_tag(SHORT, [1]),
-        339: make_tag(SHORT, [3 if pixels.dtype == np.float32 else 1] * channels),
+        339: make_tag(SHORT, [3 if dtype == np.float32 else 1] * channels),
     }
     if channels == 4:
         tags[338] = make_tag(SHORT, [0])  # unsaid what the fourth is: libtiff would multiply the others by an alpha
     if icc is not None:
         tags[_ICC] = Tag(UNDEFINED, icc)
-    end = 8 + pixels.nbytes + pixels.nbytes % 2
+    end = 8 + size + size % 2
     with whole(path) as part, part.open("wb") as file:
         file.write(struct.pack("<2sHI", b"II", 42, end))
-        file.write(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).data)
+        for band in bands:
+            file.write(np.ascontiguousarray(band, dtype.newbyteorder("<")).data)
         file.seek(end)
         file.write(pack_tags(tags, {_EXIF: own, _GPS: gps}, end))

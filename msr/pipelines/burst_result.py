@@ -82,6 +82,9 @@ def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:
         io.write_linear_dng(target, io.convert_depth(camera, "uint16"), base)
     elif suffix == ".exr":
         io.write_exr(target, io.develop(camera, base, linear=True))
+    elif suffix in (".tif", ".tiff") and base.orientation == 1:
+        bands = io.develop_bands(camera, base, "uint16")
+        io.write_tiff_bands(target, bands, camera.shape, np.dtype(np.uint16), None, base.exif)
     else:
         pixels = io.develop(camera, base, "uint16" if suffix in _DEEP else "uint8")
         io.write_image(target, pixels, None, base.exif)

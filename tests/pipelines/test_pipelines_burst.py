@@ -269,7 +269,9 @@ def test_the_sharpest_frame_is_the_base(tmp_path: Path) -> None:
 def test_a_raw_burst_is_merged_on_the_mosaic(tmp_path: Path, orientation: int, pattern: str) -> None:
     paths, clean = raw_shots(tmp_path / "shots", 5, orientation, pattern)
     merge_burst_files(paths, tmp_path / "a.tif", 1, options=HANDHELD)
+    merge_burst_files(paths, tmp_path / "a.png", 1, options=HANDHELD)
     merge_burst_files(paths[:1], tmp_path / "one.tif", 1, options=HANDHELD)
+    np.testing.assert_array_equal(*(read_image(tmp_path / name).pixels for name in ("a.tif", "a.png")))
     write_dng(tmp_path / "clean.dng", clean)
     truth = read_raw(tmp_path / "clean.dng").astype(int)
     merged, one = (read_image(tmp_path / name).pixels.astype(int) for name in ("a.tif", "one.tif"))
