@@ -42,6 +42,8 @@ class TrainConfig:
 
     output: str = ""  # weights file to write; checkpoint, log and pictures go beside it
     init: tuple[str, ...] = ()  # weights files or model names whose tensors of the same name and shape are taken over
+    # Blocks of the trunk that are kept of `init`, counted from 0, for a network of fewer blocks; empty: all.
+    init_blocks: tuple[int, ...] = ()
     steps: int = 10000
     minutes: float = 0.0  # stop after so much training time (0: after `steps`); the learning rate follows it
     batch: int = 16
@@ -107,8 +109,9 @@ def _section(path: Path, name: str, cls: type, values: Any) -> Any:
                 raise InputError(f"{path}: [{name}] stages must be a list of [share, patch, frames], got {value!r}")
             continue
         if isinstance(default, tuple):
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise InputError(f"{path}: [{name}] {key} must be a list of strings, got {value!r}")
+            kind, said = (int, "whole numbers") if key == "init_blocks" else (str, "strings")
+            if not isinstance(value, list) or not all(type(v) is kind for v in value):
+                raise InputError(f"{path}: [{name}] {key} must be a list of {said}, got {value!r}")
             continue
         kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):

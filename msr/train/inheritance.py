@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from torch import nn
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
 
 from msr.errors import InputError
 from msr.models import load_model
 
+_BLOCK = re.compile(r"trunk\.blocks\.(\d+)\.")
 
-def take_over(model: nn.Module, init: str) -> set[str]:
-    """Copy the tensors of the same name and shape from other weights; returns their names."""
+
+def take_over(model: nn.Module, init: str, blocks: Sequence[int] = ()) -> set[str]:
+    """Copy the tensors of the same name and shape from other weights; returns their names.
+
+    Args:
+        model: what takes them.
+        init: weights file or name of a model.
+        blocks: those of the source's trunk, counted from 0, that become the first, second and so on; empty: all, as
+            they are.
+
+    Raises:
+        InputError: no such weights.
+    """
     source = load_model(init).state_dict()
+    if blocks:
+        source = dict(_kept(source, blocks))
     own = model.state_dict()
     taken = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(taken, strict=False)
     return set(taken)
+
+
+def _kept(source: Mapping[str, Tensor], blocks: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in source.items():
+        match = _BLOCK.match(name)
+        if match is None:
+            yield name, tensor
+        elif int(match[1]) in blocks:
+            yield f"trunk.blocks.{blocks.index(int(match[1]))}.{name[match.end() :]}", tensor
 
 
 def load_teacher(name: str, model: nn.Module) -> nn.Module | None:

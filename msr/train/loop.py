@@ -51,7 +51,7 @@ class Trainer:
         self.device = self.ranks.device
         try:
             self.model = build_model(config.kind, config.model)
-            taken = set().union(*(take_over(self.model, source) for source in settings.init))
+            taken = set().union(*(take_over(self.model, source, settings.init_blocks) for source in settings.init))
             self.average = build_model(config.kind, config.model)
         except ValueError as error:
             raise InputError(f"[model]: {error}") from error

@@ -228,6 +228,21 @@ def test_weights_to_begin_with(tmp_path: Path, photos: Path) -> None:
     assert own["fuse2.weight"].abs().max().item() > 0.0  # what is new learns
 
 
+def test_some_blocks_of_a_deeper_network(tmp_path: Path, photos: Path) -> None:
+    deep = build_model("image", {**MODEL, "blocks": 4})
+    save_model(deep, "image", {**MODEL, "blocks": 4}, tmp_path / "deep.safetensors", half=False)
+    settings = config("image", photos, tmp_path / "a.safetensors", init=(str(tmp_path / "deep.safetensors"),))
+    settings = dataclasses.replace(
+        settings,
+        model={**MODEL, "blocks": 2},
+        train=dataclasses.replace(settings.train, init_blocks=(0, 3)),
+    )
+    model = Trainer(settings).model
+    for own, theirs in ((model.trunk.blocks[0], deep.trunk.blocks[0]), (model.trunk.blocks[1], deep.trunk.blocks[3])):  # type: ignore[union-attr, index]
+        assert all(torch.equal(a, b) for a, b in zip(own.parameters(), theirs.parameters(), strict=True))
+    assert torch.equal(model.head.weight, deep.head.weight)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_checkpoint_keeps_all(optimizer: str, tmp_path: Path, photos: Path) -> None:
     settings = config("image", photos, tmp_path / "a.safetensors", steps=10, optimizer=optimizer)
