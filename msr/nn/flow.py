@@ -55,15 +55,15 @@ class FlowNetwork(nn.Module):
         # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
         # shifts differ clearly even in half precision.
         features = features - _window_mean(features)
-        power = _window_mean(features.float().square().mean(dim=1, keepdim=True))
+        power = _window_mean(features.square().mean(dim=1, keepdim=True).float())
         return features * torch.rsqrt(power + 1e-5).to(features.dtype)
 
     def _likely_shift(self, cost: Tensor) -> Tensor:
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
-        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32)
-        dy, dx = torch.meshgrid(axis, axis, indexing="ij")
-        weight = torch.softmax(self.sharpness * cost.float(), dim=1)
-        return torch.stack([(weight * d.reshape(1, -1, 1, 1)).sum(dim=1) for d in (dx, dy)], dim=1).to(cost.dtype)
+        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32).view(1, -1, 1, 1)
+        weight = torch.softmax(self.sharpness * cost.float(), dim=1).unflatten(1, (2 * _RADIUS + 1, 2 * _RADIUS + 1))
+        # How likely each shift across is, whatever that down, and the other way round.
+        return torch.stack([(weight.sum(dim) * axis).sum(dim=1) for dim in (1, 2)], dim=1).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
