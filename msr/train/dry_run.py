@@ -113,7 +113,8 @@ def multiplications(kind: str, arguments: dict[str, Any], frames: int = 1) -> in
             # From the second frame of a stream on all cost the same, or as many together as one pass back serves.
             times = int(model.period)  # type: ignore[arg-type]
             inputs.append(torch.empty(1, int(model.lookahead), 3, HEIGHT, WIDTH))  # type: ignore[arg-type]
-            run = functools.partial(_stream, model, model.step(*inputs)[1], times)  # type: ignore[operator]
+            with torch.inference_mode():
+                run = functools.partial(_stream, model, model.step(*inputs)[1], times)  # type: ignore[operator]
         elif kind.startswith("burst"):
             inputs = [torch.empty(1, frames, 7 if kind == "burst-raw" else 3, HEIGHT, WIDTH)]
             if kind == "burst-raw":  # it is given the motion

@@ -49,6 +49,13 @@ def test_operations_of_the_other_kinds(kind: str) -> None:
         assert multiplications(kind, MODEL, 2) < multiplications(kind, MODEL, 4)
 
 
+def test_operations_of_a_pass_back_are_shared_by_the_frames_that_it_serves() -> None:
+    none, one, two = (multiplications("video", {**MODEL, "backward_blocks": blocks}) for blocks in (0, 1, 2))
+    # Of a block more, two convolutions from 8 to 8 channels: over fifteen frames to come, every ten frames.
+    assert two - one == 180 * 320 * 9 * 2 * 64 * 15 // 10
+    assert one - none > two - one
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = photo_folder(tmp_path / "photos", 2, 96)
     run = tables("image", photos, tmp_path / "out" / "mine.safetensors", steps=100, stages=[[0.5, 6, 1]])
