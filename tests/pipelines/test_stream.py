@@ -76,8 +76,10 @@ def test_chunks_through_a_saved_state_are_the_whole_clip(
         stream.state.save(tmp_path / "state.safetensors")
         state = StreamState.load(tmp_path / "state.safetensors")
         assert state.frames == len(results)
+    # Two recurrences of random weights carry on the rounding of flows that were found alone or together.
+    tolerance = 3e-5 if backward_blocks else 1e-5
     for result, expected in zip(results, whole, strict=True):
-        torch.testing.assert_close(result[0], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result[0], expected, atol=tolerance, rtol=0)
 
 
 def test_tiles_of_a_pass_back_in_time() -> None:
