@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -69,8 +70,9 @@ def _look(shot: Shot) -> tuple[float, float]:
             found.append([(float(x.sum()), x.numel()) for x in (gray, *(step.square_() for step in steps))])
 
     in_parts(height, rows, shot.pixels.device, work)
+    # Exactly, for the threads are done in any order.
     level, across, down = (
-        sum(total for total, _ in parts) / max(sum(count for _, count in parts), 1)
+        math.fsum(total for total, _ in parts) / max(sum(count for _, count in parts), 1)
         for parts in zip(*found, strict=True)
     )
     return level, across + down
