@@ -19,6 +19,9 @@ DegradationName = Literal["bi", "bd", "real", "box", "raw"]
 # How a burst shakes, in training and in the evaluation protocol: low-resolution pixels, degrees, range 1.
 BURST_SHIFT, BURST_ROTATION, BURST_NOISE = 4.0, 1.0, 0.01
 
+# "real": how many clips are neither noisy nor compressed, and how many are reduced by points instead of areas.
+CLEAN_SHARE, POINT_SHARE = 0.35, 0.2
+
 # "raw" is not for pictures one by one: `msr.burst_simulation.simulate_raw_burst` makes whole bursts.
 PHASES: dict[str, Phase] = {
     "bi": "centered",
@@ -112,22 +115,32 @@ def compress_jpeg(pictures: Tensor, quality: int) -> Tensor:
 
 
 def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
-    """People's own clips: one random blur for all frames, a centred reduction, light noise, then compression (mostly).
+    """People's own clips: one random blur for all frames, a centred reduction, and mostly light noise and compression.
 
-    ``(T, 3, H, W)`` in [0, 1] to ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
+    A third is clean, and a fifth is taken from single points of the blurred frames, as BD does (at this phase), so that
+    a model loses little on inputs that have nothing to be cleaned of. ``(T, 3, H, W)`` in [0, 1] to
+    ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
 
     Example:
         >>> degrade_real(torch.rand(2, 3, 8, 12), 4, np.random.default_rng(0)).shape
         torch.Size([2, 3, 2, 3])
     """
-    sigma = float(rng.uniform(0.2, 0.35 * scale + 0.4))
-    hr = gaussian_blur(hr, sigma)
-    lr = F.avg_pool2d(hr, scale) if rng.random() < 0.5 else resize(hr, scale=1.0 / scale)
-    noise = float(rng.uniform(0.0, 0.012))
-    lr = lr + torch.from_numpy(rng.standard_normal(lr.shape, dtype=np.float32)) * noise
-    if rng.random() < 0.7:
-        lr = compress_jpeg(lr, int(rng.integers(65, 97)))
-    return lr.clamp(0.0, 1.0)
+    way, clean = rng.random(), rng.random() < CLEAN_SHARE
+    if way < POINT_SHARE:
+        # A point's value; where the scale is even, the middle lies between pixels, and their mean is taken.
+        around = slice((scale - 1) // 2, scale // 2 + 1)
+        blurred = gaussian_blur(hr, float(rng.uniform(0.3, 0.5)) * scale)
+        tiles = blurred.unflatten(-1, (-1, scale)).unflatten(-3, (-1, scale))
+        lr = tiles[..., around, :, around].mean(dim=(-1, -3))
+    else:
+        blurred = gaussian_blur(hr, float(rng.uniform(0.2, 0.35 * scale + 0.4)))
+        lr = F.avg_pool2d(blurred, scale) if way < (1.0 + POINT_SHARE) / 2.0 else resize(blurred, scale=1.0 / scale)
+    if not clean:
+        noise = float(rng.uniform(0.0, 0.012))
+        lr = lr + torch.from_numpy(rng.standard_normal(lr.shape, dtype=np.float32)) * noise
+        if rng.random() < 0.7:
+            lr = compress_jpeg(lr, int(rng.integers(65, 97)))
+    return quantize(lr.clamp(0.0, 1.0))
 
 
 def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Generator, noise: float = 0.0) -> Tensor:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msr.degradation import (
+    CLEAN_SHARE,
     PHASES,
+    POINT_SHARE,
     burst_from_photo,
     compress_jpeg,
     degrade,
@@ -126,6 +129,24 @@ def test_real_is_decided_by_its_generator() -> None:
     for seed in range(8):  # blur, noise and compression stay light
         lr = degrade_real(hr, 4, np.random.default_rng(seed))
         assert psnr(resize(lr, scale=4), hr, crop=8) > 24.0
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_real_is_centred_however_it_reduces(scale: int) -> None:
+    size = 24 * scale
+    ramp = torch.linspace(0.1, 0.9, size).expand(1, 3, size, size)
+    ways = set()
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        way, clean = rng.random() < POINT_SHARE, rng.random() < CLEAN_SHARE
+        ways.add((way, clean))
+        reduced = degrade_real(ramp, scale, np.random.default_rng(seed)).mean(dim=(0, 1, 2))[8:16]
+        truth = F.avg_pool2d(ramp, scale).mean(dim=(0, 1, 2))[8:16]
+        pixel = 0.8 / (size - 1)  # of the original
+        assert (reduced - truth).mean().item() == pytest.approx(0.0, abs=0.3 * pixel), seed
+        if clean:  # to the rounding to 8 bits
+            assert (reduced - truth).abs().max().item() < 0.6 / 255
+    assert len(ways) == 4
 
 
 def test_jpeg_keeps_colours_apart_and_obeys_its_quality() -> None:
