@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
-from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join
 from msr.nn.flow import FlowNetwork, steady_flow
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
@@ -81,16 +81,17 @@ class BurstModel(nn.Module):
         others = frames[:, 1:, :3]
         if others.shape[1] > 1 and not torch.is_grad_enabled():
             # One after the other: memory does not grow with the number of frames.
-            return torch.stack([self.flow(frames[:, 0, :3], other) for other in others.unbind(1)], 1)
-        base = frames[:, :1, :3].expand_as(others)
-        return self.flow(base.flatten(0, 1), others.flatten(0, 1)).unflatten(0, others.shape[:2])
+            base = self.flow.describe(frames[:, 0, :3])
+            return torch.stack([self.flow.between(base, self.flow.describe(other)) for other in others.unbind(1)], 1)
+        targets = frames[:, :1, :3].expand_as(others)
+        return self.flow(targets.flatten(0, 1), others.flatten(0, 1)).unflatten(0, others.shape[:2])
 
     def _value(self, frame: Tensor, base: Tensor, encoded_base: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """What one frame says, and the logarithm of its weight: ``(B, C, H, W)`` each."""
         encoded = self.encoder(self._encode(frame))
         aligned = self.align(encoded, encoded_base, flow)
         trust = self.doubt(aligned, encoded_base, (flow_warp(frame[:, :3], flow) - base[:, :3]).abs())
-        x = torch.cat([aligned, encoded_base, flow_phase(flow).to(aligned.dtype)], dim=1)
+        x = join([aligned, encoded_base, flow_phase(flow).to(aligned.dtype)])
         x = F.leaky_relu(self.value1(x), 0.1)
         return F.leaky_relu(self.value2(x), 0.1), self.score(x).float() + torch.log(trust.float() + 1e-4)
 
@@ -119,14 +120,15 @@ class BurstModel(nn.Module):
         if frames.shape[1] > 1:
             flows = self.flows(frames) if flows is None else flows
             flows = steady_flow(flows.flatten(0, 1), self.tolerance).unflatten(0, flows.shape[:2])
-        # A running softmax: memory does not grow with the number of frames.
-        total, weight, highest = torch.zeros((), device=base.device), torch.zeros((), device=base.device), None
+        # A running softmax: memory does not grow with the number of frames. `weight` is the logarithm of all so far.
+        mean = weight = torch.zeros((), device=base.device)
         for i in range(frames.shape[1]):
             flow = zero if i == 0 or flows is None else flows[:, i - 1]
             value, score = self._value(frames[:, i], base, encoded_base, flow)
-            top = score.detach() if highest is None else torch.maximum(highest, score.detach())
-            keep = 1.0 if highest is None else torch.exp(highest - top)
-            part = torch.exp(score - top)
-            total, weight, highest = total * keep + value.float() * part, weight * keep + part, top
-        mean = (total / weight).to(features.dtype)
-        return features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat([mean, features], dim=1)), 0.1))
+            if i == 0:
+                mean, weight = value.float(), score
+            else:
+                mean = torch.lerp(mean, value.float(), torch.sigmoid(score - weight))
+                weight = torch.logaddexp(weight, score)
+        mean = mean.to(features.dtype)
+        return features + self.fuse2(F.leaky_relu(self.fuse1(join([mean, features])), 0.1))

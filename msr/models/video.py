@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.backward_pass import BackwardPass
-from msr.nn.blocks import ResidualBlock, Trunk, conv3x3
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join
 from msr.nn.flow import FlowNetwork
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
@@ -115,13 +116,17 @@ class VideoModel(nn.Module):
         """
         if self.backward_pass is None:
             return self.encoder(self._encode(future[:, 0]))
+        if flows is None:
+            described = [self.flow.describe(frame) for frame in future.unbind(1)]
+            found = [self.flow.between(a, b) for a, b in itertools.pairwise(described)]
+        else:
+            found = list(flows.unbind(1))
         coming: list[Tensor] = []
         after: tuple[Tensor, Tensor, Tensor] | None = None
         for i in reversed(range(future.shape[1])):
             frame = future[:, i]
             if coming:
-                flow = self.flow(frame, future[:, i + 1]) if flows is None else flows[:, i]
-                after = coming[-1], flow, (flow_warp(future[:, i + 1], flow) - frame).abs()
+                after = coming[-1], found[i], (flow_warp(future[:, i + 1], found[i]) - frame).abs()
             coming.append(self.backward_pass(self.encoder(self._encode(frame)), after))
         return torch.cat(coming[::-1][: self.period], dim=1)
 
@@ -138,10 +143,10 @@ class VideoModel(nn.Module):
         trust_next = self.doubt_next(from_next, features, (flow_warp(future, flow_next) - frame).abs())
         phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
         parts = [features, from_past * trust_past, from_next * trust_next, phases, trust_past, trust_next]
-        fused = features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat(parts, dim=1)), 0.1))
+        fused = features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1))
         hidden = self.trunk(fused)
         base = resize(frame, scale=self.scale, phase=self.phase)
-        return base + self.upsampler(hidden).to(base.dtype), VideoState(frame, hidden, coming)
+        return base.add_(self.upsampler(hidden)), VideoState(frame, hidden, coming)
 
     def _first_state(self, frame: Tensor) -> VideoState:
         channels = self.head.weight.shape[0]
@@ -165,16 +170,20 @@ class VideoModel(nn.Module):
         if not state.coming.shape[1]:
             state = state._replace(coming=self._look_ahead(future, None))
         after = future[:, 0]
-        flow_past, flow_next = self.flow(torch.cat([frame, frame]), torch.cat([state.frame, after])).chunk(2)
+        current, before, following = self.flow.describe(torch.cat([frame, state.frame, after])).chunk(3)
+        flow_past, flow_next = self.flow.between(current, before), self.flow.between(current, following)
         return self._advance(frame, after, state, flow_past, flow_next)
 
     def flows(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Flow of each frame to the one before and to the one after (itself at the ends), ``(B, T, 2, H, W)`` each."""
-        before = torch.cat([clip[:, :1], clip[:, :-1]], dim=1)
-        after = torch.cat([clip[:, 1:], clip[:, -1:]], dim=1)
-        target = torch.cat([clip, clip]).flatten(0, 1)
-        flow = self.flow(target, torch.cat([before, after]).flatten(0, 1))
-        past, ahead = flow.unflatten(0, (2, clip.shape[0], clip.shape[1]))
+        batch, length = clip.shape[:2]
+        described = self.flow.describe(clip.flatten(0, 1))
+        number = torch.arange(length, device=clip.device)
+        others = torch.stack([(number - 1).clamp(min=0), (number + 1).clamp(max=length - 1)])
+        first = length * torch.arange(batch, device=clip.device)
+        index = others[:, None] + first[:, None]  # (2, B, T) into the clips' frames
+        flow = self.flow.between(described, described.at(index.flatten()))
+        past, ahead = flow.unflatten(0, (2, batch, length))
         return past, ahead
 
     def forward(self, clip: Tensor, flows: tuple[Tensor, Tensor] | None = None) -> Tensor:

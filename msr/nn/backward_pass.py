@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
-from msr.nn.blocks import Trunk, conv3x3
+from msr.nn.blocks import Trunk, conv3x3, join
 
 
 class BackwardPass(nn.Module):
@@ -53,4 +52,4 @@ class BackwardPass(nn.Module):
         aligned = self.align(left, features, flow)
         trust = self.doubt(aligned, features, difference)
         parts = [features, aligned * trust, flow_phase(flow).to(features.dtype), trust]
-        return self.trunk(features + self.fuse2(F.leaky_relu(self.fuse1(torch.cat(parts, dim=1)), 0.1)))
+        return self.trunk(features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,25 @@ def conv3x3(in_channels: int, out_channels: int, *, gain: float = 1.0) -> nn.Con
     return conv
 
 
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Put channels side by side, ``(B, C1, H, W), (B, C2, H, W) .. -> (B, C1 + C2 .., H, W)``, laid out as the first.
+
+    ``torch.cat`` of parts that are not all in channels_last gives planes, which the next convolution turns round again.
+
+    Example:
+        >>> wide = torch.rand(1, 8, 4, 5).to(memory_format=torch.channels_last)
+        >>> join([wide, torch.rand(1, 1, 4, 5)]).stride()
+        (180, 1, 45, 9)
+    """
+    if parts[0].is_contiguous():
+        return torch.cat(list(parts), dim=1)
+    # By its strides, as torch.cat does: which layout a tensor of one channel or one picture has is ambiguous otherwise.
+    laid_out = [p.stride(1) == 1 and p.stride(0) > p.stride(2) for p in parts]
+    return torch.cat(
+        [p if ok else p.clone(memory_format=torch.channels_last) for p, ok in zip(parts, laid_out, strict=True)], dim=1
+    )
+
+
 class ChannelAttention(nn.Module):
     """Scale each channel by a gate computed from all channels' means.
 
@@ -43,7 +64,10 @@ class ChannelAttention(nn.Module):
         self.excite = nn.Linear(max(channels // reduction, 4), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = x.mean(dim=(2, 3))
+        rows = x.permute(0, 2, 3, 1)
+        # Along the rows first, which is far quicker in channels_last; a mean of bfloat16 copies all to float32 before.
+        along = rows.sum(dim=2) / rows.shape[2] if x.dtype == torch.bfloat16 else rows.mean(dim=2)
+        gate = along.mean(dim=1)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(gate))))
         return x * gate[:, :, None, None]
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msr.nn.blocks import conv3x3
+from msr.nn.blocks import conv3x3, join
 from msr.ops.correlation import correlation
 from msr.ops.flow_warp import flow_warp
 
 _RADIUS = 2
 
 
-def _window_mean(x: Tensor) -> Tensor:
-    """Mean over 5x5 pixels, of those that there are: down, then across, which takes 10 sums instead of 25."""
-    x = F.avg_pool2d(x, (5, 1), stride=1, padding=(2, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, 5), stride=1, padding=(0, 2), count_include_pad=False)
+def _window_sum(x: Tensor) -> Tensor:
+    """Sum over 5x5 pixels, of those that there are, down and then across; far quicker than pooling in channels_last."""
+    channels = x.shape[1]
+    x = F.conv2d(x, x.new_ones(channels, 1, 2 * _RADIUS + 1, 1), padding=(_RADIUS, 0), groups=channels)
+    return F.conv2d(x, x.new_ones(channels, 1, 1, 2 * _RADIUS + 1), padding=(0, _RADIUS), groups=channels)
+
+
+class Described(NamedTuple):
+    """What a `FlowNetwork` compares of frames."""
+
+    levels: list[Tensor]  # of the pyramid, (B, C, H, W) each, the finest, padded, first
+    height: int  # of the frames
+    width: int
+
+    def chunk(self, count: int) -> tuple[Described, ...]:
+        """So many equal parts of the batch."""
+        parts = zip(*(level.chunk(count) for level in self.levels), strict=True)
+        return tuple(self._replace(levels=list(part)) for part in parts)
+
+    def at(self, index: Tensor) -> Described:
+        """Those at ``index`` in the batch."""
+        return self._replace(levels=[level[index] for level in self.levels])
 
 
 class FlowNetwork(nn.Module):
@@ -53,45 +73,56 @@ class FlowNetwork(nn.Module):
     def _features(self, x: Tensor) -> Tensor:
         features = self.encode2(F.leaky_relu(self.encode1(x), 0.1))
         # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
-        # shifts differ clearly even in half precision.
-        features = features - _window_mean(features)
-        power = _window_mean(features.square().mean(dim=1, keepdim=True).float())
-        return features * torch.rsqrt(power + 1e-5).to(features.dtype)
+        # shifts differ clearly even in half precision. All is done at full width, as PyTorch is slow to spread one
+        # value over narrow channels.
+        count = _window_sum(torch.ones_like(features[:1]))
+        features = torch.addcdiv(features, _window_sum(features), count, value=-1.0)
+        channels = features.shape[1]
+        power = _window_sum(F.conv2d(features.square(), features.new_ones(channels, channels, 1, 1)))
+        return features * torch.rsqrt(power / (channels * count) + 1e-5)
 
     def _likely_shift(self, cost: Tensor) -> Tensor:
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
-        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32).view(1, -1, 1, 1)
-        weight = torch.softmax(self.sharpness * cost.float(), dim=1).unflatten(1, (2 * _RADIUS + 1, 2 * _RADIUS + 1))
-        # How likely each shift across is, whatever that down, and the other way round.
-        return torch.stack([(weight.sum(dim) * axis).sum(dim=1) for dim in (1, 2)], dim=1).to(cost.dtype)
+        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32)
+        down, right = torch.meshgrid(axis, axis, indexing="ij")
+        weight = torch.softmax((self.sharpness * cost).permute(0, 2, 3, 1), dim=-1, dtype=torch.float32)
+        shift = weight @ torch.stack([right.flatten(), down.flatten()], dim=1)
+        return shift.permute(0, 3, 1, 2).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
         cost = correlation(target, warped, _RADIUS)
-        x = torch.cat([cost, self._likely_shift(cost), target, flow.to(target.dtype)], dim=1)
+        x = join([cost, self._likely_shift(cost), target, flow.to(target.dtype)])
         x = F.leaky_relu(self.decode1(x), 0.1)
         x = x + F.leaky_relu(self.decode2(x), 0.1)
         x = x + F.leaky_relu(self.decode3(x), 0.1)
         return flow + self.delta(x).float()
 
-    def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        height, width = target.shape[-2:]
+    def describe(self, frames: Tensor) -> Described:
+        """What is compared of ``frames (B, 3, H, W)``, so that each is looked at once."""
+        height, width = frames.shape[-2:]
         multiple = 2 ** (self.levels - 1)
         pad = (0, -width % multiple, 0, -height % multiple)
-        dtype = self.encode1.weight.dtype
-        pair = F.pad(torch.cat([target, source]).to(dtype) - 0.5, pad, mode="replicate")
-        pyramid = [pair]
+        level = F.pad(frames.to(self.encode1.weight.dtype) - 0.5, pad, mode="replicate")
+        features = [self._features(level)]
         for _ in range(self.levels - 1):
-            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
-        flow = torch.zeros(1, device=target.device)
-        for level in reversed(pyramid):
-            a, b = self._features(level).chunk(2)
-            if flow.ndim == 1:
-                flow = flow.new_zeros(a.shape[0], 2, *a.shape[-2:])
-            else:
+            level = F.avg_pool2d(level, 2)
+            features.append(self._features(level))
+        return Described(features, height, width)
+
+    def between(self, target: Described, source: Described) -> Tensor:
+        """Flow ``(B, 2, H, W)`` from described frames to others; k times as many sources are k for each target."""
+        flow = torch.zeros_like(source.levels[-1][:, :2], dtype=torch.float32)
+        for number, (a, b) in enumerate(zip(target.levels[::-1], source.levels[::-1], strict=True)):
+            if number:
                 flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
-            flow = self._refine(a, b, flow)
-        return flow[..., :height, :width]
+            times = b.shape[0] // a.shape[0]
+            flow = self._refine(torch.cat([a] * times) if times > 1 else a, b, flow)
+        return flow[..., : target.height, : target.width]
+
+    def forward(self, target: Tensor, source: Tensor) -> Tensor:
+        targets, sources = self.describe(torch.cat([target, source])).chunk(2)
+        return self.between(targets, sources)
 
 
 def steady_flow(flow: Tensor, tolerance: float = 0.75) -> Tensor:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from msr.nn.flow import FlowNetwork, steady_flow
+from msr.nn.flow import FlowNetwork, _window_sum, steady_flow
 from msr.ops import flow_warp
 
 
@@ -34,6 +35,26 @@ def test_a_batch_is_its_items(stirred: FlowNetwork) -> None:
     a, b = torch.rand(3, 3, 9, 10), torch.rand(3, 3, 9, 10)
     one_by_one = torch.cat([stirred(a[i : i + 1], b[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(stirred(a, b), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_frames_described_once_serve_all_flows_between_them(stirred: FlowNetwork) -> None:
+    frames = torch.rand(4, 3, 9, 10)
+    base, *others = stirred.describe(frames).chunk(4)
+    for i, other in enumerate(others, 1):
+        flow = stirred(frames[:1], frames[i : i + 1])
+        torch.testing.assert_close(stirred.between(base, other), flow, rtol=1e-4, atol=1e-5)
+    # Two sources for each of two targets, taken by their numbers.
+    index = torch.tensor([1, 2, 3, 0])
+    described = stirred.describe(frames)
+    both = stirred.between(described.at(index[:2]), described.at(index))
+    each = stirred(frames[[1, 2, 1, 2]], frames[index])
+    torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_at_the_border_count_the_pixels_that_there_are() -> None:
+    x = torch.rand(2, 3, 7, 6)
+    mean = _window_sum(x) / _window_sum(torch.ones_like(x))
+    torch.testing.assert_close(mean, F.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False))
 
 
 def test_half_precision_weights_give_float32_flow(stirred: FlowNetwork) -> None:
