@@ -170,8 +170,10 @@ class VideoModel(nn.Module):
         if not state.coming.shape[1]:
             state = state._replace(coming=self._look_ahead(future, None))
         after = future[:, 0]
-        current, before, following = self.flow.describe(torch.cat([frame, state.frame, after])).chunk(3)
-        flow_past, flow_next = self.flow.between(current, before), self.flow.between(current, following)
+        described, count = self.flow.describe(torch.cat([frame, state.frame, after])), frame.shape[0]
+        # Both at once, as in a whole clip: a convolution may round otherwise for one picture than for several.
+        flows = self.flow.between(described.at(slice(count)), described.at(slice(count, None)))
+        flow_past, flow_next = flows.chunk(2)
         return self._advance(frame, after, state, flow_past, flow_next)
 
     def flows(self, clip: Tensor) -> tuple[Tensor, Tensor]:

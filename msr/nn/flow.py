@@ -34,7 +34,7 @@ class Described(NamedTuple):
         parts = zip(*(level.chunk(count) for level in self.levels), strict=True)
         return tuple(self._replace(levels=list(part)) for part in parts)
 
-    def at(self, index: Tensor) -> Described:
+    def at(self, index: Tensor | slice) -> Described:
         """Those at ``index`` in the batch."""
         return self._replace(levels=[level[index] for level in self.levels])
 

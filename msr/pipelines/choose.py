@@ -34,19 +34,16 @@ class Chosen:
     halo: int
     device: torch.device
     dtype: torch.dtype
+    layout: torch.memory_format
 
     def place(self, x: Tensor) -> Tensor:
-        """Put RGB ``(1, 3, H, W)`` float32 on the model's device, in the memory format of its precision."""
-        return x.to(self.device, memory_format=self._memory_format)
+        """Put RGB ``(1, 3, H, W)`` float32 on the model's device, in the memory format that it runs in."""
+        return x.to(self.device, memory_format=self.layout)
 
     @property
     def phase(self) -> Phase:
         """Where the output pixels lie."""
         return getattr(self.module, "phase", "centered")
-
-    @property
-    def _memory_format(self) -> torch.memory_format:
-        return torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
 
     def check_size(self, height: int, width: int, name: str) -> None:
         """Refuse a picture whose enlargement has more than ``MAX_OUTPUT_PIXELS``."""
@@ -66,7 +63,7 @@ def choose_model(
         model: None for the one that ships for the first kind and the scale; a name, a weights file, or a module, which
             runs where and as it is (``device`` and ``dtype`` are for names and files).
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``; the latter two run in channels_last.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Returns:
         The model in evaluation mode.
@@ -85,13 +82,15 @@ def choose_model(
         first = next(model.parameters(), None)
         place = first.device if first is not None else torch.device("cpu")
         precision = first.dtype if first is not None else torch.float32
+        layout = torch.contiguous_format if precision == torch.float32 else torch.channels_last
         module = model
     else:
         place = resolve_device(device)
         name = _default_name(kinds[0], 4 if scale is None else scale) if model is None else model
-        module = load_model(name, device=place, dtype=precision)
-        if precision != torch.float32:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # But for full precision on a GPU, whose tensor cores do not serve it, channels_last is quicker.
+        planes = place.type == "cuda" and precision == torch.float32
+        layout = torch.contiguous_format if planes else torch.channels_last
+        module = load_model(name, device=place, dtype=precision).to(memory_format=layout)  # type: ignore[call-overload]
     label = type(module).__name__ if isinstance(model, nn.Module) else str(model)
     kind, own = str(module.kind), int(module.scale)  # type: ignore[arg-type]
     if kind not in kinds:
@@ -99,7 +98,7 @@ def choose_model(
     if scale is not None and own != scale:
         raise InputError(f"{label} enlarges {own} times, not {scale}")
     halo = int(getattr(module, "halo", _HALO))
-    return Chosen(module, kind, own, halo, place, precision)
+    return Chosen(module, kind, own, halo, place, precision, layout)
 
 
 def nearest_scale(kind: str, factor: float) -> int:
