@@ -285,3 +285,15 @@ def test_build_model_names_what_it_cannot_build() -> None:
     for wrong in (0, 513, True, 8.0, "8"):
         with pytest.raises(ValueError, match="channels must be a whole number from 1 to 512"):
             build_model("image", {"channels": wrong})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_models_compile_without_a_break_and_export(kind: str) -> None:
+    model = make(kind).to(memory_format=torch.channels_last).requires_grad_(False)
+    x = given(kind, 9, 12)
+    expected = model(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-5)
+    exported = torch.export.export(model, (x,)).module()(x)
+    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-5)
