@@ -57,7 +57,7 @@ class AtPhase(nn.Module):
         # The centred pixel j lies at (j + 0.5) / s - 0.5 of the low resolution, the corner's at j / s.
         self.distance = (self.scale - 1) / 2 * (1 if phase == "corner" else -1)
         more = -(-2 * _LOBES // self.scale)  # low-resolution pixels that the sampling reaches over
-        for name in ("lookahead", "state_type"):
+        for name in ("lookahead", "warm_up", "state_type"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         if hasattr(model, "halo"):

@@ -36,8 +36,9 @@ class VideoModel(nn.Module):
 
     The features of the frame before (which hold all of the past) and of the frame after are aligned to the current
     frame by flow and deformable convolution, doubted where they do not fit, and added to its features; an image model's
-    trunk follows. Without them it is an image model: fusion starts from zero. With ``backward_blocks``, the features of
-    the frame after hold those after it, too: a pass back in time serves ten frames and begins five frames after them.
+    trunk follows. Without them it is an image model: fusion starts from zero. The first frame of a clip, which has no
+    past, takes the two after it for that, run through backwards. With ``backward_blocks``, the features of the frame
+    after hold those after it, too: a pass back in time serves ten frames and begins five frames after them.
 
     Source: the recurrence of FRVSR (Sajjadi et al. 2018) and BasicVSR++ (Chan et al. 2022), made causal or, the future
     in overlapping segments, nearly so.
@@ -64,6 +65,7 @@ class VideoModel(nn.Module):
 
     kind = "video"
     lookahead: int  # frames after one that its result may depend on
+    warm_up = 2  # frames after the first of a clip that are run through backwards before it, as it has no past
     period: int  # frames that are served by one look ahead
     state_type = VideoState
 
@@ -132,8 +134,8 @@ class VideoModel(nn.Module):
 
     def _advance(
         self, frame: Tensor, future: Tensor, past: VideoState, flow_past: Tensor, flow_next: Tensor
-    ) -> tuple[Tensor, VideoState]:
-        """One frame, its flows known, and what is known of the frames to come in the state."""
+    ) -> VideoState:
+        """What is known after one frame, its flows found, and what is known of the frames to come in the state."""
         features = self._encode(frame)
         channels = features.shape[1]
         ahead, coming = past.coming[:, :channels], past.coming[:, channels:]
@@ -144,9 +146,19 @@ class VideoModel(nn.Module):
         phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
         parts = [features, from_past * trust_past, from_next * trust_next, phases, trust_past, trust_next]
         fused = features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1))
-        hidden = self.trunk(fused)
-        base = resize(frame, scale=self.scale, phase=self.phase)
-        return base.add_(self.upsampler(hidden)), VideoState(frame, hidden, coming)
+        return VideoState(frame, self.trunk(fused), coming)
+
+    def _enlarge(self, state: VideoState) -> Tensor:
+        """The result for the state's frame."""
+        base = resize(state.frame, scale=self.scale, phase=self.phase)
+        return base.add_(self.upsampler(state.features))
+
+    def _find_flows(self, frame: Tensor, past: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
+        described, count = self.flow.describe(torch.cat([frame, past, future])), frame.shape[0]
+        # Both at once, as in a whole clip: a convolution may round otherwise for one picture than for several.
+        flows = self.flow.between(described.at(slice(count)), described.at(slice(count, None)))
+        flow_past, flow_next = flows.chunk(2)
+        return flow_past, flow_next
 
     def _first_state(self, frame: Tensor) -> VideoState:
         channels = self.head.weight.shape[0]
@@ -154,27 +166,36 @@ class VideoModel(nn.Module):
         features = torch.zeros(shape, dtype=self.head.weight.dtype, device=frame.device)
         return VideoState(frame, features, features[:, :0])
 
+    def _begin(self, frame: Tensor, future: Tensor) -> VideoState:
+        """The state before a first frame: what those after it, run through backwards, know.
+
+        Without it, the first frames of a clip or scene would be less sharp than the rest.
+        """
+        frames = [frame, *future[:, : self.warm_up].unbind(1)]
+        state = self._first_state(frames[-1])
+        for after, current in reversed(list(itertools.pairwise(frames))):
+            state = state._replace(coming=self._look_ahead(after[:, None], None))
+            state = self._advance(current, after, state, *self._find_flows(current, state.frame, after))
+        return state
+
     def step(self, frame: Tensor, future: Tensor, state: VideoState | None = None) -> tuple[Tensor, VideoState]:
         """Super-resolve one frame of a stream.
 
         Args:
             frame: ``(B, 3, H, W)`` RGB in [0, 1].
-            future: ``(B, n, 3, H, W)``, the frames after it, ``lookahead`` of them or as many as there are; ``frame``
-                itself where there is none.
+            future: ``(B, n, 3, H, W)``, the frames after it: ``lookahead`` of them, at the start of a clip ``warm_up``
+                if that is more, or as many as there are; ``frame`` itself where there is none.
             state: what the step before returned; ``None`` at the start of a clip.
 
         Returns:
             The result ``(B, 3, sH, sW)`` and the state for the next step.
         """
-        state = self._first_state(frame) if state is None else state
+        state = self._begin(frame, future) if state is None else state
         if not state.coming.shape[1]:
-            state = state._replace(coming=self._look_ahead(future, None))
+            state = state._replace(coming=self._look_ahead(future[:, : self.lookahead], None))
         after = future[:, 0]
-        described, count = self.flow.describe(torch.cat([frame, state.frame, after])), frame.shape[0]
-        # Both at once, as in a whole clip: a convolution may round otherwise for one picture than for several.
-        flows = self.flow.between(described.at(slice(count)), described.at(slice(count, None)))
-        flow_past, flow_next = flows.chunk(2)
-        return self._advance(frame, after, state, flow_past, flow_next)
+        state = self._advance(frame, after, state, *self._find_flows(frame, state.frame, after))
+        return self._enlarge(state), state
 
     def flows(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Flow of each frame to the one before and to the one after (itself at the ends), ``(B, T, 2, H, W)`` each."""
@@ -191,6 +212,8 @@ class VideoModel(nn.Module):
     def forward(self, clip: Tensor, flows: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Super-resolve a whole clip: the steps of a stream, their flows found at once.
 
+        While the model is being trained, clips begin without a past.
+
         Args:
             clip: ``(B, T, 3, H, W)`` RGB in [0, 1], T >= 1.
             flows: what `flows` gives for it; None to have them estimated.
@@ -199,12 +222,16 @@ class VideoModel(nn.Module):
             ``(B, T, 3, sH, sW)`` of the dtype of ``clip`` whatever the weights' is.
         """
         past, ahead = self.flows(clip) if flows is None else flows
-        out, state = [], self._first_state(clip[:, 0])
+        state = self._first_state(clip[:, 0])
+        if not self.training:
+            state = self._begin(clip[:, 0], clip[:, min(1, clip.shape[1] - 1) :])
+            past = torch.cat([ahead[:, :1], past[:, 1:]], dim=1)  # the state is that of the second frame
+        out = []
         for t in range(clip.shape[1]):
             first = min(t + 1, clip.shape[1] - 1)
             future = clip[:, first : first + self.lookahead]
             if not state.coming.shape[1]:
                 state = state._replace(coming=self._look_ahead(future, ahead[:, first:]))
-            frame, state = self._advance(clip[:, t], future[:, 0], state, past[:, t], ahead[:, t])
-            out.append(frame)
+            state = self._advance(clip[:, t], future[:, 0], state, past[:, t], ahead[:, t])
+            out.append(self._enlarge(state))
         return torch.stack(out, dim=1)

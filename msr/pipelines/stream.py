@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -121,6 +122,7 @@ class Stream(Generic[Tag]):
         self._size = size
         self._told = told
         self._ahead = int(getattr(chosen.module, "lookahead", 0)) if chosen.kind == "video" else 0
+        self._warm_up = int(getattr(chosen.module, "warm_up", 0)) if chosen.kind == "video" else 0
         self._waiting: deque[_Waiting[Tag]] = deque()
         self._tile = choose_tile(tile, chosen.device) if state is None else state.tile
         self._tiles = plan_tiles(*size, self._tile, chosen.halo)
@@ -174,7 +176,10 @@ class Stream(Generic[Tag]):
         """The frames that the first one looks ahead to, or None while that is not known."""
         future: list[Tensor] = []
         scene = self._scene
-        for index in range(self._ahead + 1):
+        wanted = self._ahead
+        for index in itertools.count():
+            if index > wanted:
+                break
             if index == len(self._waiting):
                 if not ended:
                     return None
@@ -188,6 +193,8 @@ class Stream(Generic[Tag]):
                         return None
                     entry.starts, entry.scene = verdict
                 entry.judged = True
+            if not index and (entry.starts or self._model is None):
+                wanted = max(self._ahead, self._warm_up)
             if index and entry.starts:
                 break
             if index:

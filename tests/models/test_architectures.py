@@ -89,9 +89,27 @@ def test_video_forward_is_the_loop_of_steps(length: int, arguments: dict[str, An
         state, frames = None, []
         for t in range(length):
             first = min(t + 1, length - 1)
-            frame, state = model.step(clip[:, t], clip[:, first : first + model.lookahead], state)
+            more = max(model.lookahead, 0 if t else model.warm_up)
+            frame, state = model.step(clip[:, t], clip[:, first : first + more], state)
             frames.append(frame)
         torch.testing.assert_close(torch.stack(frames, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backward_blocks", [0, 1])
+def test_a_clip_s_first_frame_takes_the_two_after_it_for_its_past(backward_blocks: int) -> None:
+    model = make("video", backward_blocks=backward_blocks).requires_grad_(False)
+    clip = torch.rand(1, 4, 3, 8, 8)
+    first = model(clip)[:, 0]
+    for changed in (1, 2, 3):
+        other = clip.clone()
+        other[:, changed] = torch.rand(1, 3, 8, 8)
+        # The pass back in time reaches further.
+        assert torch.equal(model(other)[:, 0], first) == (changed == 3 and not backward_blocks)
+    # Training saves the two steps: its clips begin without a past.
+    model.train()
+    other = clip.clone()
+    other[:, 2] = torch.rand(1, 3, 8, 8)
+    assert torch.equal(model(other)[:, 0], model(clip)[:, 0]) == (not backward_blocks)
 
 
 @pytest.mark.parametrize("backward_blocks", [0, 1])

@@ -56,12 +56,12 @@ def test_a_stream_is_its_clip() -> None:
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     moved: Any = at_phase(model.eval(), "corner")
-    assert (moved.kind, moved.lookahead, moved.state_type) == ("video", 1, VideoModel.state_type)
+    assert (moved.kind, moved.lookahead, moved.warm_up, moved.state_type) == ("video", 1, 2, VideoModel.state_type)
     clip, state = torch.rand(1, 3, 3, 8, 9), None
     with torch.inference_mode():
         whole = moved(clip)
         for t in range(3):
-            frame, state = moved.step(clip[:, t], clip[:, min(t + 1, 2)][:, None], state)
+            frame, state = moved.step(clip[:, t], clip[:, min(t + 1, 2) :], state)
             torch.testing.assert_close(frame, whole[:, t], rtol=1e-5, atol=1e-5)
 
 

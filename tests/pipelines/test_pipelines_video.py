@@ -31,7 +31,8 @@ def test_the_stream_is_the_model_on_the_whole_clip(model: torch.nn.Module, count
     assert len(results) == count
     for result, frame in zip(results, expected, strict=True):
         assert (result.shape, result.dtype) == ((96, 128, 3), np.uint8)
-        np.testing.assert_allclose(result / 255, frame, atol=0.51 / 255)
+        # Rounding to 8 bits, and that of convolutions, which is another for one picture than for several.
+        np.testing.assert_allclose(result / 255, frame, atol=0.53 / 255)
 
 
 def test_a_frame_comes_out_as_soon_as_the_next_is_in() -> None:
