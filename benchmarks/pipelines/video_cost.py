@@ -15,6 +15,7 @@ import time
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,8 +50,10 @@ def network_seconds(clip: Path, count: int, model: str, device: str) -> float:
         if chosen.kind == "image":
             chosen.module(frames[index])
             return
-        future = torch.stack(frames[index + 1 : index + 1 + int(chosen.module.lookahead)] or frames[index:], dim=1)  # type: ignore[arg-type]
-        _, state = chosen.module.step(frames[index], future, state)  # type: ignore[operator]
+        module: Any = chosen.module
+        ahead = max(module.lookahead, module.warm_up if state is None else 0)
+        future = torch.stack(frames[index + 1 : index + 1 + ahead] or frames[index:], dim=1)
+        _, state = module.step(frames[index], future, state)
 
     with torch.inference_mode():
         step(0)
