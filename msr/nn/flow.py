@@ -78,8 +78,8 @@ class FlowNetwork(nn.Module):
         count = _window_sum(torch.ones_like(features[:1]))
         features = torch.addcdiv(features, _window_sum(features), count, value=-1.0)
         channels = features.shape[1]
-        power = _window_sum(F.conv2d(features.square(), features.new_ones(channels, channels, 1, 1)))
-        return features * torch.rsqrt(power / (channels * count) + 1e-5)
+        power = _window_sum(F.conv2d(features.square(), features.new_full((channels, channels, 1, 1), 1 / channels)))
+        return features * torch.rsqrt(power / count + 1e-5)
 
     def _likely_shift(self, cost: Tensor) -> Tensor:
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
