@@ -92,7 +92,9 @@ def test_video_forward_is_the_loop_of_steps(length: int, arguments: dict[str, An
             more = max(model.lookahead, 0 if t else model.warm_up)
             frame, state = model.step(clip[:, t], clip[:, first : first + more], state)
             frames.append(frame)
-        torch.testing.assert_close(torch.stack(frames, dim=1), whole, rtol=1e-5, atol=1e-5)
+        # Flows that were found alone or together round otherwise, which two recurrences of random weights carry on.
+        tolerance = 3e-5 if "backward_blocks" in arguments else 1e-5
+        torch.testing.assert_close(torch.stack(frames, dim=1), whole, rtol=1e-5, atol=tolerance)
 
 
 @pytest.mark.parametrize("backward_blocks", [0, 1])
