@@ -236,18 +236,27 @@ void load_rows(const Pixels& from, int64_t batch, int64_t begin, int64_t count, 
     using S = typename decltype(tag)::type;
     const S* source = static_cast<const S*>(from.data) + batch * from.batch + begin * from.pixel;
     const int64_t channels = from.channels;
-    with_simd([=] {
-      // Sixteen channels at a time: with channels_last they share a cache line.
-      for (int64_t first = 0; first < channels; first += 16) {
-        const int64_t last = std::min(first + 16, channels);
-        if (from.pixel == 1)
-          for (int64_t c = first; c < last; ++c)
-            for (int64_t p = 0; p < count; ++p) to[c * row + p] = load(source[c * from.channel + p]);
-        else
-          for (int64_t p = 0; p < count; ++p)
-            for (int64_t c = first; c < last; ++c) to[c * row + p] = load(source[c * from.channel + p * from.pixel]);
+    if (from.pixel == 1)
+      return with_simd([=] {
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t p = 0; p < count; ++p) to[c * row + p] = load(source[c * from.channel + p]);
+      });
+    // A few pixels of a few channels at a time, converted as they lie and turned round in the cache.
+    constexpr int64_t most = 16, wide = 64;
+    alignas(64) T some[most * wide];
+    const auto turn = kernels<T>().transpose;
+    for (int64_t p = 0; p < count; p += most)
+      for (int64_t c = 0; c < channels; c += wide) {
+        const int64_t pixels = std::min(most, count - p), width = std::min(wide, channels - c);
+        with_simd([&, at = source + c * from.channel + p * from.pixel] {
+          for (int64_t i = 0; i < pixels; ++i)
+            if (from.channel == 1)
+              for (int64_t j = 0; j < width; ++j) some[i * wide + j] = load(at[j + i * from.pixel]);
+            else
+              for (int64_t j = 0; j < width; ++j) some[i * wide + j] = load(at[j * from.channel + i * from.pixel]);
+        });
+        turn(some, wide, pixels, width, to + c * row + p, row);
       }
-    });
   });
 }
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.backward_pass import BackwardPass
-from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, weigh
 from msr.nn.flow import FlowNetwork
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
@@ -144,7 +144,8 @@ class VideoModel(nn.Module):
         trust_past = self.doubt_past(from_past, features, (flow_warp(past.frame, flow_past) - frame).abs())
         trust_next = self.doubt_next(from_next, features, (flow_warp(future, flow_next) - frame).abs())
         phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
-        parts = [features, from_past * trust_past, from_next * trust_next, phases, trust_past, trust_next]
+        aligned = weigh(from_past, trust_past), weigh(from_next, trust_next)
+        parts = [features, *aligned, phases, trust_past, trust_next]
         fused = features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1))
         return VideoState(frame, self.trunk(fused), coming)
 

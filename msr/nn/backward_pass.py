@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
-from msr.nn.blocks import Trunk, conv3x3, join
+from msr.nn.blocks import Trunk, conv3x3, join, weigh
 
 
 class BackwardPass(nn.Module):
@@ -51,5 +51,5 @@ class BackwardPass(nn.Module):
         left, flow, difference = after
         aligned = self.align(left, features, flow)
         trust = self.doubt(aligned, features, difference)
-        parts = [features, aligned * trust, flow_phase(flow).to(features.dtype), trust]
+        parts = [features, weigh(aligned, trust), flow_phase(flow).to(features.dtype), trust]
         return self.trunk(features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1)))

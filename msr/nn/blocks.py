@@ -45,6 +45,21 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     )
 
 
+def weigh(features: Tensor, weight: Tensor) -> Tensor:
+    """Multiply all channels by one value a pixel, ``(B, C, H, W), (B, 1, H, W) -> (B, C, H, W)``.
+
+    In channels_last a product spreads that value over one pixel's channels at a time, which takes several times as long
+    as spreading it first.
+
+    Example:
+        >>> weigh(torch.full((1, 2, 1, 1), 3.0), torch.full((1, 1, 1, 1), 0.5)).flatten()
+        tensor([1.5000, 1.5000])
+    """
+    if features.is_contiguous():
+        return features * weight
+    return features * weight.expand_as(features).contiguous(memory_format=torch.channels_last)
+
+
 class ChannelAttention(nn.Module):
     """Scale each channel by a gate computed from all channels' means.
 

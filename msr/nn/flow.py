@@ -14,6 +14,9 @@ from msr.ops.flow_warp import flow_warp
 
 _RADIUS = 2
 
+#: Exponents beyond it count as it does: 25 of its powers still have a sum, and their inverse, in bfloat16 and float32.
+_STEEPEST = 60.0
+
 
 def _window_sum(x: Tensor) -> Tensor:
     """Sum over 5x5 pixels, of those that there are, down and then across; far quicker than pooling in channels_last."""
@@ -83,11 +86,15 @@ class FlowNetwork(nn.Module):
 
     def _likely_shift(self, cost: Tensor) -> Tensor:
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""
-        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=cost.device, dtype=torch.float32)
+        x = self.sharpness * cost
+        x = x if x.dtype == torch.bfloat16 else x.float()  # whose range float16 lacks
+        # Bounded instead of less its greatest value, which takes longer than all the rest; pictures reach some 40.
+        weight = torch.exp(x.clamp(-_STEEPEST, _STEEPEST))
+        axis = torch.arange(-_RADIUS, _RADIUS + 1, device=x.device, dtype=x.dtype)
         down, right = torch.meshgrid(axis, axis, indexing="ij")
-        weight = torch.softmax((self.sharpness * cost).permute(0, 2, 3, 1), dim=-1, dtype=torch.float32)
-        shift = weight @ torch.stack([right.flatten(), down.flatten()], dim=1)
-        return shift.permute(0, 3, 1, 2).to(cost.dtype)
+        moments = torch.stack([right.flatten(), down.flatten(), torch.ones_like(down).flatten()])
+        sums = F.conv2d(weight, moments[:, :, None, None]).float()
+        return (sums[:, :2] / sums[:, 2:]).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from msr.nn.blocks import ChannelAttention, ResidualBlock, Trunk, conv3x3, join
+from msr.nn.blocks import ChannelAttention, ResidualBlock, Trunk, conv3x3, join, weigh
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 1)])
@@ -23,6 +23,14 @@ def test_joined_channels_are_laid_out_as_the_first(first: torch.memory_format) -
     joined = join([x, *others])
     assert torch.equal(joined, torch.cat([x, *others], dim=1))
     assert joined.stride() == torch.empty_like(joined, memory_format=first).stride()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weighed_channels_are_a_product_laid_out_as_before(layout: torch.memory_format) -> None:
+    x, weight = torch.rand(2, 4, 5, 6).to(memory_format=layout), torch.rand(2, 1, 5, 6)
+    weighed = weigh(x, weight)
+    assert torch.equal(weighed, x * weight)
+    assert weighed.stride() == x.stride()
 
 
 def test_gain_scales_the_weights_and_zero_silences() -> None:

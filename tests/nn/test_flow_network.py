@@ -105,3 +105,22 @@ def test_steady_flow_keeps_the_gradient_and_pictures_of_one_pixel() -> None:
     steady_flow(flow).sum().backward()
     assert torch.equal(flow.grad, torch.ones_like(flow))
     assert torch.equal(steady_flow(torch.ones(1, 2, 1, 5)), torch.ones(1, 2, 1, 5))
+
+
+def test_the_likely_shift_is_the_mean_under_a_softmax(stirred: FlowNetwork) -> None:
+    cost = torch.randn(2, 25, 6, 7)
+    weight = torch.softmax(stirred.sharpness * cost, dim=1).unflatten(1, (5, 5))
+    down = (weight.sum(2) * torch.arange(-2.0, 3.0)[:, None, None]).sum(1)
+    right = (weight.sum(1) * torch.arange(-2.0, 3.0)[:, None, None]).sum(1)
+    torch.testing.assert_close(stirred._likely_shift(cost), torch.stack([right, down], dim=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("level", [-1000.0, 1000.0])
+def test_no_cost_is_too_great_for_the_likely_shift(dtype: torch.dtype, level: float, stirred: FlowNetwork) -> None:
+    cost = torch.full((1, 25, 3, 4), level, dtype=dtype)
+    cost[:, 13] = 0.0 if level < 0 else level  # one to the right
+    shift = stirred.to(dtype)._likely_shift(cost)
+    assert shift.dtype == dtype
+    torch.testing.assert_close(shift[:, 1], torch.zeros(1, 3, 4, dtype=dtype), rtol=0, atol=1e-2)
+    torch.testing.assert_close(shift[:, 0], torch.full((1, 3, 4), float(level < 0), dtype=dtype), rtol=0, atol=1e-2)
