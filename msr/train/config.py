@@ -21,6 +21,7 @@ class DataConfig:
     """Where pictures come from and how clips are made of them."""
 
     photos: str = ""  # folder of photos, searched recursively
+    photo_shrink: float = 1.0  # what is cut out of a photo is reduced by up to so much, at random
     clips: str = ""  # folder of video files and of folders of frames
     clip_shrink: float = 2.0  # clips are reduced so much before they serve as originals
     clip_share: float = 0.5  # share of real clips in a batch; the rest is simulated from photos
@@ -177,8 +178,9 @@ def _check(config: Config) -> None:
         raise ValueError(f"[data] names no photos, and the model is of kind {config.kind}")
     if not 0.0 <= data.clip_share <= 1.0:
         raise ValueError(f"[data] clip_share must be from 0 to 1, got {data.clip_share}")
-    if not 1.0 <= data.clip_shrink < math.inf:
-        raise ValueError(f"[data] clip_shrink must be at least 1, got {data.clip_shrink}")
+    for name in ("clip_shrink", "photo_shrink"):
+        if not 1.0 <= getattr(data, name) < math.inf:
+            raise ValueError(f"[data] {name} must be at least 1, got {getattr(data, name)}")
     if degradation.name not in PHASES:
         raise ValueError(f"[degradation] name must be one of {', '.join(PHASES)}, got {degradation.name!r}")
     if (degradation.name == "raw") != (config.kind == "burst-raw"):

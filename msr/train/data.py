@@ -46,11 +46,20 @@ def augment(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class PhotoSet:
-    """Photos of a folder, kept decoded up to a limit of memory."""
+    """Photos of a folder, kept decoded up to a limit of memory.
 
-    def __init__(self, folder: Path, minimum: int, cache_bytes: int = 3 << 30) -> None:
+    Args:
+        folder: searched recursively.
+        minimum: smaller photos are left out.
+        shrink: crops are reduced by up to so much, at random, where the photo is large enough: finer detail, more
+            variety.
+        cache_bytes: the limit of memory.
+    """
+
+    def __init__(self, folder: Path, minimum: int, shrink: float = 1.0, cache_bytes: int = 3 << 30) -> None:
         self.paths = list_photos(folder)
         self.minimum = minimum
+        self.shrink = shrink
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._room = cache_bytes
 
@@ -73,16 +82,19 @@ class PhotoSet:
         """A random crop (size, size, 3), the livelier of two candidates: flat sky teaches little."""
         best, best_score = None, -1.0
         picture = self.photo(rng)
+        wide = size
+        if self.shrink > 1.0:
+            wide = min(round(size * self.shrink ** rng.random()), *picture.shape[:2])
         for _ in range(2):
-            y = int(rng.integers(picture.shape[0] - size + 1))
-            x = int(rng.integers(picture.shape[1] - size + 1))
-            crop = picture[y : y + size, x : x + size]
+            y = int(rng.integers(picture.shape[0] - wide + 1))
+            x = int(rng.integers(picture.shape[1] - wide + 1))
+            crop = picture[y : y + wide, x : x + wide]
             green = crop[::2, ::2, 1].astype(np.float32)
             score = float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
             if score > best_score:
                 best, best_score = crop, score
         assert best is not None
-        return best
+        return best if wide == size else cv2.resize(best, (size, size), interpolation=cv2.INTER_AREA)
 
 
 class ClipSet:

@@ -40,7 +40,9 @@ class MotionTask:
         self.noise = config.degradation.noise
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self._flow_turns = 0.0
-        self._photos = PhotoSet(Path(config.data.photos), int(self.size * 1.5)) if config.data.photos else None
+        data = config.data
+        canvas = int(self.size * 1.5)
+        self._photos = PhotoSet(Path(data.photos), canvas, data.photo_shrink) if data.photos else None
 
     def item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Degrade the frames of one clip together: low and high resolution, margins cut off."""

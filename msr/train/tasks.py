@@ -53,7 +53,7 @@ class ImageTask:
         self.degradation = cast(DegradationName, config.degradation.name)
         self.noise = config.degradation.noise
         self.size = (config.train.patch + 2 * MARGIN) * scale
-        self.photos = PhotoSet(Path(config.data.photos), self.size)
+        self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink)
         self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
 
     def begin(self, step: int) -> None:

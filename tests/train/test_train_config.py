@@ -83,6 +83,7 @@ def test_good(tmp_path: Path) -> None:
         ('photos = "photos"\nclips = "clips"', "", "[data] names neither photos nor clips"),
         ('photos = "photos"', "clip_share = 1.5", "clip_share must be from 0 to 1, got 1.5"),
         ("clip_shrink = 3", "clip_shrink = 0.5", "clip_shrink must be at least 1"),
+        ("clip_shrink = 3", "photo_shrink = nan", "photo_shrink must be at least 1"),
         ("noise = 0.01", "noise = -0.1", "noise must not be negative"),
         ("noise = 0.01", "noise = nan", "noise must not be negative"),
         ("steps = 7", "steps = 0", "[train] steps must be at least 1, got 0"),

@@ -34,6 +34,18 @@ def test_the_livelier_of_two_crops_is_taken(tmp_path: Path) -> None:
     assert 200 * 0.65 < lively < 200 * 0.9  # three quarters, where a single draw would give a half
 
 
+def test_crops_are_reduced_by_up_to_the_shrink(tmp_path: Path) -> None:
+    # A ramp of one level a pixel, so that a crop's slope says by how much it was reduced.
+    save(tmp_path / "a.png", np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (60, 200, 3)))
+    photos, rng = PhotoSet(tmp_path, minimum=16, shrink=3.0), np.random.default_rng(0)
+    slopes = [np.diff(photos.crop(16, rng)[8, :, 0].astype(int)).mean() for _ in range(100)]
+    assert 0.95 < min(slopes) < 1.1
+    assert 2.8 < max(slopes) < 3.1
+    assert 1.5 < np.median(slopes) < 2.0  # all ratios are as likely: the root of 3
+    tight = PhotoSet(tmp_path, minimum=16, shrink=100.0)
+    assert tight.crop(50, rng).shape == (50, 50, 3)  # out of all 60 rows at most
+
+
 def test_cache_stays_within_its_limit(tmp_path: Path) -> None:
     size = 40 * 40 * 3
     for seed in range(5):
