@@ -91,10 +91,11 @@ class FlowNetwork(nn.Module):
         # Bounded instead of less its greatest value, which takes longer than all the rest; pictures reach some 40.
         weight = torch.exp(x.clamp(-_STEEPEST, _STEEPEST))
         axis = torch.arange(-_RADIUS, _RADIUS + 1, device=x.device, dtype=x.dtype)
-        down, right = torch.meshgrid(axis, axis, indexing="ij")
-        moments = torch.stack([right.flatten(), down.flatten(), torch.ones_like(down).flatten()])
-        sums = F.conv2d(weight, moments[:, :, None, None]).float()
-        return (sums[:, :2] / sums[:, 2:]).to(cost.dtype)
+        down, right = (each.flatten() for each in torch.meshgrid(axis, axis, indexing="ij"))
+        # A product with three columns would round by how many pixels there are, and so by how many frames.
+        moments = torch.stack([right, down, torch.ones_like(down), torch.ones_like(down)], dim=1)
+        sums = (weight.permute(0, 2, 3, 1) @ moments).float()
+        return (sums[..., :2] / sums[..., 2:]).permute(0, 3, 1, 2).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(source, flow, padding_mode="border")
