@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
-from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, leaky
 from msr.nn.flow import FlowNetwork, steady_flow
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
@@ -92,8 +91,8 @@ class BurstModel(nn.Module):
         aligned = self.align(encoded, encoded_base, flow)
         trust = self.doubt(aligned, encoded_base, (flow_warp(frame[:, :3], flow) - base[:, :3]).abs())
         x = join([aligned, encoded_base, flow_phase(flow).to(aligned.dtype)])
-        x = F.leaky_relu(self.value1(x), 0.1)
-        return F.leaky_relu(self.value2(x), 0.1), self.score(x).float() + torch.log(trust.float() + 1e-4)
+        x = leaky(self.value1(x))
+        return leaky(self.value2(x)), self.score(x).float() + torch.log(trust.float() + 1e-4)
 
     def _encode(self, frame: Tensor) -> Tensor:
         return self.head((frame - 0.5).to(self.head.weight.dtype))
@@ -131,4 +130,4 @@ class BurstModel(nn.Module):
                 mean = torch.lerp(mean, value.float(), torch.sigmoid(score - weight))
                 weight = torch.logaddexp(weight, score)
         mean = mean.to(features.dtype)
-        return features + self.fuse2(F.leaky_relu(self.fuse1(join([mean, features])), 0.1))
+        return features + self.fuse2(leaky(self.fuse1(join([mean, features]))))

@@ -7,11 +7,10 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.backward_pass import BackwardPass
-from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, weigh
+from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, leaky, weigh
 from msr.nn.flow import FlowNetwork
 from msr.nn.upsampling import UpsamplerName, make_upsampler
 from msr.ops.flow_warp import flow_warp
@@ -146,7 +145,7 @@ class VideoModel(nn.Module):
         phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
         aligned = weigh(from_past, trust_past), weigh(from_next, trust_next)
         parts = [features, *aligned, phases, trust_past, trust_next]
-        fused = features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1))
+        fused = features + self.fuse2(leaky(self.fuse1(join(parts))))
         return VideoState(frame, self.trunk(fused), coming)
 
     def _enlarge(self, state: VideoState) -> Tensor:

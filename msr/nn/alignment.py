@@ -6,9 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from msr.nn.blocks import conv3x3, join
+from msr.nn.blocks import conv3x3, join, leaky
 from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d
 from msr.ops.flow_warp import flow_warp
 
@@ -62,7 +61,7 @@ class FlowGuidedAlignment(nn.Module):
 
     def forward(self, x: Tensor, reference: Tensor, flow: Tensor) -> Tensor:
         warped = flow_warp(x, flow)
-        head = self.head(F.leaky_relu(self.inner(join([warped, reference, flow.to(x.dtype)])), 0.1))
+        head = self.head(leaky(self.inner(join([warped, reference, flow.to(x.dtype)]))))
         # The op weighs a tap by at most 1; twice that, so that an untrained tap counts as it is.
         weight, bias = 2.0 * self.weight.to(x.dtype), self.bias.to(x.dtype)
         return flow_guided_deform_conv2d(x, head, flow, weight, bias, max_residue=self.max_residue)
@@ -90,4 +89,4 @@ class Doubt(nn.Module):
 
     def forward(self, aligned: Tensor, reference: Tensor, difference: Tensor) -> Tensor:
         x = join([aligned, reference, difference.to(aligned.dtype)])
-        return torch.sigmoid(self.outer(F.leaky_relu(self.inner(x), 0.1)))
+        return torch.sigmoid(self.outer(leaky(self.inner(x))))

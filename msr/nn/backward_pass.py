@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
-from msr.nn.blocks import Trunk, conv3x3, join, weigh
+from msr.nn.blocks import Trunk, conv3x3, join, leaky, weigh
 
 
 class BackwardPass(nn.Module):
@@ -52,4 +51,4 @@ class BackwardPass(nn.Module):
         aligned = self.align(left, features, flow)
         trust = self.doubt(aligned, features, difference)
         parts = [features, weigh(aligned, trust), flow_phase(flow).to(features.dtype), trust]
-        return self.trunk(features + self.fuse2(F.leaky_relu(self.fuse1(join(parts)), 0.1)))
+        return self.trunk(features + self.fuse2(leaky(self.fuse1(join(parts)))))

@@ -26,6 +26,16 @@ def conv3x3(in_channels: int, out_channels: int, *, gain: float = 1.0) -> nn.Con
     return conv
 
 
+def leaky(x: Tensor) -> Tensor:
+    """A leaky ReLU of slope 0.1 in place, for a convolution's result, which nobody else needs.
+
+    Example:
+        >>> leaky(torch.tensor([-1.0, 1.0]))
+        tensor([-0.1000,  1.0000])
+    """
+    return F.leaky_relu(x, 0.1, inplace=True)
+
+
 def join(parts: Sequence[Tensor]) -> Tensor:
     """Put channels side by side, ``(B, C1, H, W), (B, C2, H, W) .. -> (B, C1 + C2 .., H, W)``, laid out as the first.
 
@@ -84,6 +94,9 @@ class ChannelAttention(nn.Module):
         along = rows.sum(dim=2) / rows.shape[2] if x.dtype == torch.bfloat16 else rows.mean(dim=2)
         gate = along.mean(dim=1)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(gate))))
+        if x.shape[0] == 1 and not x.is_contiguous():
+            # The same products, which a convolution takes in half the time in channels_last.
+            return F.conv2d(x, gate.view(-1, 1, 1, 1), groups=x.shape[1])
         return x * gate[:, :, None, None]
 
 
@@ -101,7 +114,7 @@ class ResidualBlock(nn.Module):
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.conv2(F.relu(self.conv1(x))))
+        return self.attention(self.conv2(F.relu(self.conv1(x), inplace=True))).add_(x)
 
 
 class Trunk(nn.Module):

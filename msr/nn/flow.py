@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msr.nn.blocks import conv3x3, join
+from msr.nn.blocks import conv3x3, join, leaky
 from msr.ops.correlation import correlation
 from msr.ops.flow_warp import flow_warp
 
@@ -74,7 +74,7 @@ class FlowNetwork(nn.Module):
         self.delta = conv3x3(width, 2, gain=0.0)
 
     def _features(self, x: Tensor) -> Tensor:
-        features = self.encode2(F.leaky_relu(self.encode1(x), 0.1))
+        features = self.encode2(leaky(self.encode1(x)))
         # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
         # shifts differ clearly even in half precision. All is done at full width, as PyTorch is slow to spread one
         # value over narrow channels.
@@ -101,9 +101,9 @@ class FlowNetwork(nn.Module):
         warped = flow_warp(source, flow, padding_mode="border")
         cost = correlation(target, warped, _RADIUS)
         x = join([cost, self._likely_shift(cost), target, flow.to(target.dtype)])
-        x = F.leaky_relu(self.decode1(x), 0.1)
-        x = x + F.leaky_relu(self.decode2(x), 0.1)
-        x = x + F.leaky_relu(self.decode3(x), 0.1)
+        x = leaky(self.decode1(x))
+        x = x + leaky(self.decode2(x))
+        x = x + leaky(self.decode3(x))
         return flow + self.delta(x).float()
 
     def describe(self, frames: Tensor) -> Described:

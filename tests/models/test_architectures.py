@@ -316,6 +316,7 @@ def test_whole_models_compile_without_a_break_and_export(kind: str) -> None:
     expected = model(x)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-5)
+    # A product of matrices that lie in memory otherwise may round otherwise, which random weights amplify.
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=3e-5)
     exported = torch.export.export(model, (x,)).module()(x)
-    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=3e-5)
