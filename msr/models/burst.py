@@ -106,7 +106,12 @@ class BurstModel(nn.Module):
 
         Returns:
             ``(B, 3, sH, sW)`` of the dtype of ``frames`` whatever the weights' is.
+
+        Raises:
+            ValueError: a burst without frames.
         """
+        if not frames.shape[1]:
+            raise ValueError(f"a burst must have frames, got {tuple(frames.shape)}")
         enlarged = resize(frames[:, 0], scale=self.scale, phase=self.phase)
         return enlarged + self.upsampler(self.trunk(self._fuse(frames, flows))).to(enlarged.dtype)
 

@@ -220,7 +220,12 @@ class VideoModel(nn.Module):
 
         Returns:
             ``(B, T, 3, sH, sW)`` of the dtype of ``clip`` whatever the weights' is.
+
+        Raises:
+            ValueError: a clip without frames.
         """
+        if not clip.shape[1]:
+            raise ValueError(f"a clip must have frames, got {tuple(clip.shape)}")
         past, ahead = self.flows(clip) if flows is None else flows
         state = self._first_state(clip[:, 0])
         if not self.training:

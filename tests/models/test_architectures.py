@@ -114,6 +114,12 @@ def test_a_clip_s_first_frame_takes_the_two_after_it_for_its_past(backward_block
     assert torch.equal(model(other)[:, 0], model(clip)[:, 0]) == (not backward_blocks)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("video", "clip"), ("burst", "burst")])
+def test_no_frames_are_refused(kind: str, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"a {name} must have frames, got \(1, 0, 3, 8, 8\)"):
+        make(kind)(torch.rand(1, 0, 3, 8, 8))
+
+
 @pytest.mark.parametrize("backward_blocks", [0, 1])
 def test_video_state_is_all_that_a_step_remembers(backward_blocks: int) -> None:
     model = make("video", backward_blocks=backward_blocks)
