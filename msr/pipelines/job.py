@@ -136,6 +136,9 @@ class Job:
 
     def remove(self) -> None:
         """Remove the folder: the output is whole."""
+        # The journal first: if this is cut short, it must not name segments that are gone.
+        with contextlib.suppress(OSError):
+            self._journal.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _state_file(self, segments: int) -> Path:

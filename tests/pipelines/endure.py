@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import av
@@ -33,6 +34,8 @@ def run(source: Path, target: Path, model: str) -> int:
         torch.set_num_threads(1)
         upscale_video(source, target, model=model, options=VideoOptions(segment=SEGMENT, resume=True))
         code = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

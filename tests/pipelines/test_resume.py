@@ -118,6 +118,27 @@ def test_what_was_asked_must_be_the_same(stock: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def test_a_folder_that_is_removed_by_half_names_no_segments(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "000000.mkv").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            msr.upscale_video(stock / "a.mp4", target, model=model, options=options())
+    assert decoded(target) == decoded(stock / "whole.mp4")
+    target.unlink()
+    assert job_folder(target).exists()
+    msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    assert decoded(target) == decoded(stock / "whole.mp4")
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     with Job(tmp_path / "b.mp4", {}, False), pytest.raises(InputError, match="another process is writing"):
         Job(tmp_path / "b.mp4", {}, True)
