@@ -106,7 +106,7 @@ def measure(name: str, kind: str, rounds: int, profile: bool) -> tuple[dict[str,
 
 
 def main() -> None:
-    """Measure and print; fails where a model is below what is wanted."""
+    """Measure and print, and say which models are below what is wanted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipelines.model_throughput", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="models (default: all that ship)")
     parser.add_argument("--rounds", type=int, default=9)

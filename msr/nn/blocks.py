@@ -58,14 +58,14 @@ def join(parts: Sequence[Tensor]) -> Tensor:
 def weigh(features: Tensor, weight: Tensor) -> Tensor:
     """Multiply all channels by one value a pixel, ``(B, C, H, W), (B, 1, H, W) -> (B, C, H, W)``.
 
-    In channels_last a product spreads that value over one pixel's channels at a time, which takes several times as long
-    as spreading it first.
+    On the CPU in channels_last a product spreads that value over one pixel's channels at a time, which takes several
+    times as long as spreading it first.
 
     Example:
         >>> weigh(torch.full((1, 2, 1, 1), 3.0), torch.full((1, 1, 1, 1), 0.5)).flatten()
         tensor([1.5000, 1.5000])
     """
-    if features.is_contiguous():
+    if features.is_contiguous() or features.device.type != "cpu":
         return features * weight
     return features * weight.expand_as(features).contiguous(memory_format=torch.channels_last)
 
@@ -94,9 +94,6 @@ class ChannelAttention(nn.Module):
         along = rows.sum(dim=2) / rows.shape[2] if x.dtype == torch.bfloat16 else rows.mean(dim=2)
         gate = along.mean(dim=1)
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(gate))))
-        if x.shape[0] == 1 and not x.is_contiguous():
-            # The same products, which a convolution takes in half the time in channels_last.
-            return F.conv2d(x, gate.view(-1, 1, 1, 1), groups=x.shape[1])
         return x * gate[:, :, None, None]
 
 

@@ -318,11 +318,13 @@ def test_build_model_names_what_it_cannot_build() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_models_compile_without_a_break_and_export(kind: str) -> None:
     model = make(kind).to(memory_format=torch.channels_last).requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if ".delta." in name:
+            weight.mul_(0.1)  # shifts of some pixels: at 40, the rounding of compiled interpolation alone is 1e-5
     x = given(kind, 9, 12)
     expected = model(x)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-    # A product of matrices that lie in memory otherwise may round otherwise, which random weights amplify.
-    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=3e-5)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-5)
     exported = torch.export.export(model, (x,)).module()(x)
-    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=3e-5)
+    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-5)
