@@ -1,5 +1,6 @@
-// resize on the CPU: for each row of the result the rows of the picture are mixed first, then its columns, so that nothing
-// but one row lies between the two. What is mixed with which weights is that of msr/ops/resize.py.
+// resize on the CPU: for each row of the result the rows of the picture are mixed and the columns, first whatever leaves
+// less to do for the second, so that nothing but a few rows lies between the two. What is mixed with which weights is that
+// of msr/ops/resize.py.
 #include "common.h"
 
 #include <algorithm>
@@ -59,30 +60,50 @@ Taps<C> taps_of(int64_t length, int64_t size, double scale, const std::string& k
   return taps;
 }
 
+// sums += weight * row, the first time without what sums held.
+template <typename T, typename C>
+void add_row(const T* row, C weight, bool first, int64_t size, C* sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) sums[i] = (first ? C(0) : sums[i]) + weight * load(row[i]);
+}
+
+template <typename T, typename C>
+void mix_columns(const T* row, const Taps<C>& along, C* sums) {
+  for (int64_t k = 0; k < along.count; ++k) {
+    const int64_t* index = along.index.data() + k * along.size;
+    const C* weight = along.weight.data() + k * along.size;
+#pragma omp simd
+    for (int64_t i = 0; i < along.size; ++i) sums[i] = (k > 0 ? sums[i] : C(0)) + weight[i] * load(row[index[i]]);
+  }
+}
+
 template <typename T>
 void run(const T* x, T* out, int64_t pictures, int64_t height, int64_t row, const Taps<compute_t<T>>& down,
          const Taps<compute_t<T>>& along) {
   using C = compute_t<T>;
+  const bool enlarges = down.size > height;
   parallel(pictures * down.size, along.size * along.count, [&](int64_t begin, int64_t end) {
-    std::vector<C> mixed(static_cast<size_t>(row)), sums(static_cast<size_t>(along.size));
+    // Of an enlargement the rows whose columns were mixed last, which the next row of the result mixes as well.
+    std::vector<C> mixed(static_cast<size_t>(enlarges ? down.count * along.size : row));
+    std::vector<C> sums(static_cast<size_t>(along.size));
+    std::vector<int64_t> held(static_cast<size_t>(down.count), -1);
     with_simd([&] {
       for (int64_t n = begin; n < end; ++n) {
-        const T* picture = x + n / down.size * height * row;
         for (int64_t k = 0; k < down.count; ++k) {
-          const T* from = picture + down.index[k * down.size + n % down.size] * row;
+          const int64_t line = n / down.size * height + down.index[k * down.size + n % down.size];
           const C weight = down.weight[k * down.size + n % down.size];
-          C* to = mixed.data();
           if (k > 0 && weight == C(0)) continue;
-#pragma omp simd
-          for (int64_t i = 0; i < row; ++i) to[i] = (k > 0 ? to[i] : C(0)) + weight * load(from[i]);
+          if (!enlarges) {
+            add_row(x + line * row, weight, k == 0, row, mixed.data());
+            continue;
+          }
+          const int64_t place = line % down.count;  // lines that are mixed together follow each other
+          C* wide = mixed.data() + place * along.size;
+          if (held[place] != line) mix_columns(x + line * row, along, wide);
+          held[place] = line;
+          add_row(wide, weight, k == 0, along.size, sums.data());
         }
-        for (int64_t k = 0; k < along.count; ++k) {
-          const int64_t* index = along.index.data() + k * along.size;
-          const C *weight = along.weight.data() + k * along.size, *from = mixed.data();
-          C* to = sums.data();
-#pragma omp simd
-          for (int64_t i = 0; i < along.size; ++i) to[i] = (k > 0 ? to[i] : C(0)) + weight[i] * from[index[i]];
-        }
+        if (!enlarges) mix_columns(mixed.data(), along, sums.data());
         T* to = out + n * along.size;
         for (int64_t i = 0; i < along.size; ++i) to[i] = store<T>(sums[i]);
       }

@@ -93,8 +93,11 @@ class ChannelAttention(nn.Module):
         # Along the rows first, which is far quicker in channels_last; a mean of bfloat16 copies all to float32 before.
         along = rows.sum(dim=2) / rows.shape[2] if x.dtype == torch.bfloat16 else rows.mean(dim=2)
         gate = along.mean(dim=1)
-        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(gate))))
-        return x * gate[:, :, None, None]
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(gate))))[:, :, None, None]
+        if x.device.type == "cpu" and not x.is_contiguous():
+            # In channels_last rows of a picture's width are multiplied faster than runs of a pixel's channels.
+            gate = gate.expand(-1, -1, 1, x.shape[3]).contiguous(memory_format=torch.channels_last)
+        return x * gate
 
 
 class ResidualBlock(nn.Module):
