@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, leaky
 from msr.nn.flow import FlowNetwork, steady_flow
-from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.nn.upsampling import UpsamplerName, add_detail, make_upsampler
 from msr.ops.flow_warp import flow_warp
 from msr.ops.resize import Phase, resize
 
@@ -113,7 +113,7 @@ class BurstModel(nn.Module):
         if not frames.shape[1]:
             raise ValueError(f"a burst must have frames, got {tuple(frames.shape)}")
         enlarged = resize(frames[:, 0], scale=self.scale, phase=self.phase)
-        return enlarged + self.upsampler(self.trunk(self._fuse(frames, flows))).to(enlarged.dtype)
+        return add_detail(enlarged, self.upsampler(self.trunk(self._fuse(frames, flows))))
 
     def _fuse(self, frames: Tensor, flows: Tensor | None) -> Tensor:
         """What all frames say, in the place of the base frame: ``(B, C, H, W)``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from msr.nn.blocks import Trunk, conv3x3
-from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.nn.upsampling import UpsamplerName, add_detail, make_upsampler
 from msr.ops.resize import Phase, resize
 
 
@@ -59,4 +59,4 @@ class ImageModel(nn.Module):
         """``(B, 3, H, W)`` RGB in [0, 1] to ``(B, 3, sH, sW)``, of ``x``'s dtype whatever the weights' is."""
         base = resize(x, scale=self.scale, phase=self.phase)
         features = self.head((x - 0.5).to(self.head.weight.dtype))
-        return base + self.upsampler(self.trunk(features)).to(base.dtype)
+        return add_detail(base, self.upsampler(self.trunk(features)))

@@ -12,7 +12,7 @@ from msr.nn.alignment import Doubt, FlowGuidedAlignment, flow_phase
 from msr.nn.backward_pass import BackwardPass
 from msr.nn.blocks import ResidualBlock, Trunk, conv3x3, join, leaky, weigh
 from msr.nn.flow import FlowNetwork
-from msr.nn.upsampling import UpsamplerName, make_upsampler
+from msr.nn.upsampling import UpsamplerName, add_detail, make_upsampler
 from msr.ops.flow_warp import flow_warp
 from msr.ops.resize import Phase, resize
 
@@ -151,7 +151,7 @@ class VideoModel(nn.Module):
     def _enlarge(self, state: VideoState) -> Tensor:
         """The result for the state's frame."""
         base = resize(state.frame, scale=self.scale, phase=self.phase)
-        return base.add_(self.upsampler(state.features))
+        return add_detail(base, self.upsampler(state.features))
 
     def _find_flows(self, frame: Tensor, past: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
         described, count = self.flow.describe(torch.cat([frame, past, future])), frame.shape[0]

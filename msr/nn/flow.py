@@ -89,7 +89,7 @@ class FlowNetwork(nn.Module):
         x = self.sharpness * cost
         x = x if x.dtype == torch.bfloat16 else x.float()  # whose range float16 lacks
         # Bounded instead of less its greatest value, which takes longer than all the rest; pictures reach some 40.
-        weight = torch.exp(x.clamp(-_STEEPEST, _STEEPEST))
+        weight = x.clamp_(-_STEEPEST, _STEEPEST).exp_()
         axis = torch.arange(-_RADIUS, _RADIUS + 1, device=x.device, dtype=x.dtype)
         down, right = (each.flatten() for each in torch.meshgrid(axis, axis, indexing="ij"))
         # A product with three columns would round by how many pixels there are, and so by how many frames.

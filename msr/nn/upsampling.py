@@ -60,6 +60,25 @@ class DeconvolutionUpsampler(nn.Module):
         return conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.scale, 4, self.scale - 1)
 
 
+def add_detail(base: Tensor, detail: Tensor) -> Tensor:
+    """Add what an upsampler gives to the enlarged picture ``base``, in place and in its dtype; both ``(B, 3, H, W)``.
+
+    On the CPU some rows at a time are converted: all at once would be one more picture in memory, and its pages new.
+
+    Example:
+        >>> import torch
+        >>> from msr.nn.upsampling import add_detail
+        >>> add_detail(torch.ones(1, 3, 1, 1), torch.full((1, 3, 1, 1), 0.5, dtype=torch.bfloat16)).flatten()
+        tensor([1.5000, 1.5000, 1.5000])
+    """
+    whole = base.device.type != "cpu" or detail.dtype == base.dtype
+    if whole or detail.requires_grad or torch.compiler.is_compiling():
+        return base.add_(detail)
+    for rows, added in zip(base.split(64, dim=2), detail.split(64, dim=2), strict=True):
+        rows.add_(added)
+    return base
+
+
 def make_upsampler(name: UpsamplerName, channels: int, scale: int) -> nn.Module:
     """The upsampler of that name for features of ``channels`` and an enlargement of ``scale``.
 
