@@ -32,15 +32,15 @@ inline Geometry guided_geometry(const Tensor& x, const Tensor& head, const Tenso
   return geometry;
 }
 
-// NaN stays NaN: its sample is then one that lies nowhere.
+// By powers of two, as 1 / ln 2 = 1.442695. NaN stays NaN: its sample is then one that lies nowhere.
 template <typename C>
 MSR_HOST_DEVICE C hyperbolic_tangent(C x) {
-  const C value = C(1) - C(2) / (exponential(x + x) + C(1));
+  const C value = C(1) - C(2) / (power_of_two(x * C(2.8853900817779268)) + C(1));
   return x == x ? value : x;
 }
 template <typename C>
 MSR_HOST_DEVICE C sigmoid(C x) {
-  const C value = C(1) / (C(1) + exponential(-x));
+  const C value = C(1) / (C(1) + power_of_two(x * C(-1.4426950408889634)));
   return x == x ? value : x;
 }
 

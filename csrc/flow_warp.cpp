@@ -45,6 +45,17 @@ MSR_HOST_DEVICE void tap_rows(const PixelTaps<K, T>& pixel, const T* image, cons
   for (int k = 0; k < K * K; ++k) rows[k] = pixel.inside(k) ? image + pixel.offset(k, stride) : zeros;
 }
 
+// COUNT channels from c on: of a number that the compiler knows they become one vector, however few they are.
+template <int COUNT, int K, typename T>
+MSR_HOST_DEVICE void mix_rows(const T* const (&rows)[K * K], const compute_t<T> (&weights)[K * K], int64_t c, T* to) {
+#pragma omp simd
+  for (int q = 0; q < COUNT; ++q) {
+    compute_t<T> sum = 0;
+    for (int k = 0; k < K * K; ++k) sum += weights[k] * load(rows[k][c + q]);
+    to[c + q] = store<T>(sum);
+  }
+}
+
 template <int K, typename T>
 void forward_channels_last(const T* x, const Strides& xs, const Flow<compute_t<T>>& flow, T* out, const Sizes& s) {
   using C = compute_t<T>;
@@ -58,12 +69,11 @@ void forward_channels_last(const T* x, const Strides& xs, const Flow<compute_t<T
         tap_rows(pixel, x + b * xs.b, xs, zeros.data(), rows);
         for (int k = 0; k < K * K; ++k) weights[k] = pixel.down.weight[k / K] * pixel.across.weight[k % K];
         T* to = out + ((b * s.out_height + i) * s.out_width + j) * s.channels;
-#pragma omp simd
-        for (int64_t c = 0; c < s.channels; ++c) {
-          C sum = C(0);
-          for (int k = 0; k < K * K; ++k) sum += weights[k] * load(rows[k][c]);
-          to[c] = store<T>(sum);
-        }
+        int64_t c = 0;
+        for (; c + 16 <= s.channels; c += 16) mix_rows<16, K>(rows, weights, c, to);
+        if (c + 8 <= s.channels) mix_rows<8, K>(rows, weights, c, to), c += 8;
+        if (c + 4 <= s.channels) mix_rows<4, K>(rows, weights, c, to), c += 4;
+        for (; c < s.channels; ++c) mix_rows<1, K>(rows, weights, c, to);
       });
     });
   });

@@ -145,7 +145,7 @@ class VideoModel(nn.Module):
         phases = torch.cat([flow_phase(flow_past), flow_phase(flow_next)], dim=1).to(features.dtype)
         aligned = weigh(from_past, trust_past), weigh(from_next, trust_next)
         parts = [features, *aligned, phases, trust_past, trust_next]
-        fused = features + self.fuse2(leaky(self.fuse1(join(parts))))
+        fused = self.fuse2(leaky(self.fuse1(join(parts)))).add_(features)
         return VideoState(frame, self.trunk(fused), coming)
 
     def _enlarge(self, state: VideoState) -> Tensor:

@@ -133,4 +133,4 @@ class Trunk(nn.Module):
         self.last = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.last(self.blocks(x))
+        return self.last(self.blocks(x)).add_(x)
