@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from msr.nn.upsampling import DeconvolutionUpsampler, SubPixelUpsampler, make_upsampler
+from msr.nn.upsampling import DeconvolutionUpsampler, SubPixelUpsampler, add_detail, make_upsampler
 
 
 @pytest.mark.parametrize("name", ["subpixel", "deconvolution"])
@@ -37,6 +37,19 @@ def test_deconvolution_is_centred_on_the_input_pixel() -> None:
         upsampler.weight[:, :, 4, 4] = 1.0
         out = upsampler(torch.eye(3).view(1, 1, 3, 3))
     assert out[0, 0].nonzero().tolist() == [[0, 0], [4, 4], [8, 8]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("height", [1, 64, 130])
+def test_detail_is_added_in_place_at_the_precision_of_the_picture(dtype: torch.dtype, height: int) -> None:
+    base, detail = torch.rand(2, 3, height, 7), torch.rand(2, 3, height, 7).to(dtype)
+    expected = base + detail.float()
+    assert add_detail(base, detail) is base
+    assert torch.equal(base, expected)
+    detail.requires_grad_()
+    add_detail(base, detail).sum().backward()
+    assert detail.grad is not None
+    assert detail.grad.eq(1).all()
 
 
 def test_unknown_name() -> None:
