@@ -13,9 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from msr.errors import InputError, MsrError
-
-#: The largest block for which glibc will do this is 32 MB.
-_KEPT = 31 << 20
+from msr.pipelines.heap import keep_freed_memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:  # the process is ours: a termination cleans up as an interrupt does
         signal.signal(signal.SIGTERM, _interrupt)
-        _keep_memory()
+        keep_freed_memory()
     code = _run(arguments)
     if arguments is None and threading.active_count() > 1:
         # A thread that waits for a silent pipe holds a lock that Python's own end would wait for, and then abort.
@@ -48,12 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
-
-
-def _keep_memory() -> None:
-    """Spare page faults: to get a page from the system for the first time takes longer than to work on it."""
-    # glibc learns from this block, of which no page is touched, to keep blocks up to that size for the next of them.
-    bytearray(_KEPT)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -296,10 +288,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _burst(options: argparse.Namespace) -> None:
     from msr.pipelines import BurstOptions, merge_burst_files
-    from msr.pipelines.heap import keep_freed_memory
     from msr.pipelines.progress import Bar, Report
 
-    keep_freed_memory()
     result = merge_burst_files(
         options.inputs,
         options.output,

@@ -23,6 +23,7 @@ from torch import nn
 import msr
 from benchmarks.common import RESULTS, about
 from msr.models import available_models, load_model
+from msr.pipelines.heap import keep_freed_memory
 from msr.train.dry_run import HEIGHT, WIDTH, multiplications
 
 #: The share of the plain convolutions' rate that is asked of each model.
@@ -92,6 +93,7 @@ def where_time_goes(run: Callable[[], object]) -> str:
 
 def measure(name: str, kind: str, rounds: int, profile: bool) -> tuple[dict[str, Any], str]:
     """The figures of one model, and where its time goes if that is asked for."""
+    keep_freed_memory()  # as the msr command does
     model: Any = load_model(name, dtype=torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     counted = multiplications(kind, built_from(name), _BURST)
     with torch.inference_mode():

@@ -88,7 +88,8 @@ class ChannelAttention(nn.Module):
         self.squeeze = nn.Linear(channels, max(channels // reduction, 4))
         self.excite = nn.Linear(max(channels // reduction, 4), channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gate(self, x: Tensor) -> Tensor:
+        """What each channel of ``x`` is multiplied by, ``(B, C, 1, 1)`` or spread over a row, ``(B, C, 1, W)``."""
         rows = x.permute(0, 2, 3, 1)
         # Along the rows first, which is far quicker in channels_last; a mean of bfloat16 copies all to float32 before.
         along = rows.sum(dim=2) / rows.shape[2] if x.dtype == torch.bfloat16 else rows.mean(dim=2)
@@ -97,7 +98,10 @@ class ChannelAttention(nn.Module):
         if x.device.type == "cpu" and not x.is_contiguous():
             # In channels_last rows of a picture's width are multiplied faster than runs of a pixel's channels.
             gate = gate.expand(-1, -1, 1, x.shape[3]).contiguous(memory_format=torch.channels_last)
-        return x * gate
+        return gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
 
 
 class ResidualBlock(nn.Module):
@@ -114,7 +118,10 @@ class ResidualBlock(nn.Module):
         self.attention = ChannelAttention(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attention(self.conv2(F.relu(self.conv1(x), inplace=True))).add_(x)
+        found = self.conv2(F.relu(self.conv1(x), inplace=True))
+        if isinstance(self.attention, ChannelAttention):
+            return torch.addcmul(x, found, self.attention.gate(found))  # once through memory instead of twice
+        return found.add_(x)
 
 
 class Trunk(nn.Module):
