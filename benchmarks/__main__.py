@@ -17,6 +17,7 @@ BENCHMARKS = {
     "correlation_lookup": "benchmarks.ops.correlation_lookup",
     "splat": "benchmarks.ops.splat",
     "kernel_merge": "benchmarks.ops.kernel_merge",
+    "local_contrast_norm": "benchmarks.ops.local_contrast_norm",
     "conv_transpose2d": "benchmarks.ops.conv_transpose2d",
     "conv_pixel_shuffle": "benchmarks.ops.conv_pixel_shuffle",
     "resize": "benchmarks.ops.resize",

@@ -38,6 +38,8 @@ FORMULAS = {
     "correlation_lookup": "out(dy, dx, p) = mean over c of a(c, p) b(c, coords(p) + (dy, dx)), b read bilinearly",
     "splat": "out(q) = sum over p of k(q - p - flow(p)) x(p), normalised as the mode says",
     "resize": "out(i) = sum over j of k((i + 1/2) / scale - 1/2 - j) x(j) along either axis",
+    "local_contrast_norm": "d(p) = x(p) - mean of x over the window of p\n"
+    "out(p) = d(p) / sqrt(mean of d^2 over the window of p and all channels + epsilon)",
     "kernel_merge": "out(q) = sum over frames n, pixels p of w(n, p) exp(-d' C^-1 d / 2) x(n, p) / sum without x",
 }
 

@@ -11,18 +11,12 @@ from torch.nn import functional as F
 from msr.nn.blocks import conv3x3, join, leaky
 from msr.ops.correlation import correlation
 from msr.ops.flow_warp import flow_warp
+from msr.ops.local_contrast_norm import local_contrast_norm
 
 _RADIUS = 2
 
 #: Exponents beyond it count as it does: 25 of its powers still have a sum, and their inverse, in bfloat16 and float32.
 _STEEPEST = 60.0
-
-
-def _window_sum(x: Tensor) -> Tensor:
-    """Sum over 5x5 pixels, of those that there are, down and then across; far quicker than pooling in channels_last."""
-    channels = x.shape[1]
-    x = F.conv2d(x, x.new_ones(channels, 1, 2 * _RADIUS + 1, 1), padding=(_RADIUS, 0), groups=channels)
-    return F.conv2d(x, x.new_ones(channels, 1, 1, 2 * _RADIUS + 1), padding=(0, _RADIUS), groups=channels)
 
 
 class Described(NamedTuple):
@@ -74,15 +68,8 @@ class FlowNetwork(nn.Module):
         self.delta = conv3x3(width, 2, gain=0.0)
 
     def _features(self, x: Tensor) -> Tensor:
-        features = self.encode2(leaky(self.encode1(x)))
-        # What a window holds beyond its mean, at unit variance: the pattern matters, not the light, and neighbouring
-        # shifts differ clearly even in half precision. All is done at full width, as PyTorch is slow to spread one
-        # value over narrow channels.
-        count = _window_sum(torch.ones_like(features[:1]))
-        features = torch.addcdiv(features, _window_sum(features), count, value=-1.0)
-        channels = features.shape[1]
-        power = _window_sum(F.conv2d(features.square(), features.new_full((channels, channels, 1, 1), 1 / channels)))
-        return features * torch.rsqrt(power / count + 1e-5)
+        # The pattern matters, not the light; and neighbouring shifts differ clearly even in half precision.
+        return local_contrast_norm(self.encode2(leaky(self.encode1(x))), _RADIUS)
 
     def _likely_shift(self, cost: Tensor) -> Tensor:
         """The shift that the cost volume speaks for, ``(B, 2, H, W)``: a softmax over shifts, then their mean."""

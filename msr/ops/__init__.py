@@ -11,6 +11,7 @@ from msr.ops.deform_conv2d import deform_conv2d, deform_conv2d_reference
 from msr.ops.flow_guided_deform_conv2d import flow_guided_deform_conv2d, flow_guided_deform_conv2d_reference
 from msr.ops.flow_warp import flow_warp, flow_warp_reference
 from msr.ops.kernel_merge import kernel_merge, kernel_merge_reference
+from msr.ops.local_contrast_norm import local_contrast_norm, local_contrast_norm_reference
 from msr.ops.resize import resize, resize_reference
 from msr.ops.splat import splat, splat_reference
 
@@ -32,6 +33,8 @@ __all__ = [
     "kernel_merge",
     "kernel_merge_reference",
     "kernels",
+    "local_contrast_norm",
+    "local_contrast_norm_reference",
     "resize",
     "resize_reference",
     "splat",
