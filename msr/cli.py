@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", required=True, type=Path, metavar="OUT", help="a file; a folder for several inputs"
     )
     _add_model_options(image)
+    _add_ensemble(image)
     image.set_defaults(run=_image)
 
     _add_video(commands.add_parser("video", help="enlarge a clip, with all that belongs to it"))
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="use only the first N originals")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
+    _add_ensemble(evaluate)
     _add_device_options(evaluate)
     evaluate.set_defaults(run=_eval)
 
@@ -200,12 +202,18 @@ def _add_model_options(parser: argparse.ArgumentParser, scale: type = int) -> No
     _add_device_options(parser)
 
 
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ensemble", action="store_true", help="mean over turns and flips: some 0.1 dB better, 8 times as long"
+    )
+
+
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (float32)")
 
 
-# The imports of the commands stand inside them: torch takes seconds to load, --help and a wrong word do not need it.
+# The imports of the commands stand inside them: each command loads what it needs.
 
 
 def _image(options: argparse.Namespace) -> None:
@@ -219,6 +227,7 @@ def _image(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         tile=options.tile,
+        ensemble=options.ensemble,
         progress=not options.quiet,
     )
     for result in () if options.quiet else written:
@@ -340,6 +349,7 @@ def _eval(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         limit=options.limit,
+        ensemble=options.ensemble,
     )
     print_table(table.columns, table.rows)
     if options.json is not None:

@@ -156,6 +156,7 @@ def test_image_video_and_burst_work(
     monkeypatch.chdir(stock)
     assert main(["image", "a.png", "-o", str(tmp_path / "a.png"), *IMAGE]) == 0
     assert main(["image", "a.png", "small.png", "-o", str(tmp_path / "both"), "--tile", "32", *IMAGE]) == 0
+    assert main(["image", "a.png", "-o", str(tmp_path / "mean.png"), "--ensemble", "-q", *IMAGE]) == 0
     assert main(["video", "a.mp4", "-o", str(tmp_path / "a.mkv"), *VIDEO]) == 0
     assert main(["burst", "a.png", "b.png", "-o", str(tmp_path / "b.tif"), *BURST]) == 0
     out, err = capfd.readouterr()

@@ -16,6 +16,7 @@ from torch import nn
 from msr.errors import InputError, WorkError
 from msr.models.burst import BurstModel
 from msr.models.burst_raw import RawBurstModel
+from msr.models.ensemble import self_ensemble
 from msr.models.image import ImageModel
 from msr.models.phase import at_phase
 from msr.models.video import VideoModel
@@ -32,6 +33,7 @@ __all__ = [
     "build_model",
     "load_model",
     "save_model",
+    "self_ensemble",
 ]
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msr.errors import InputError
-from msr.models import available_models, load_model
+from msr.models import available_models, load_model, self_ensemble
 from msr.ops.resize import Phase
 
 #: A name that ships, a weights file, or a loaded module.
@@ -53,7 +53,13 @@ class Chosen:
 
 
 def choose_model(
-    kinds: tuple[str, ...], scale: int | None, model: Model | None, device: str = "auto", dtype: str = "float32"
+    kinds: tuple[str, ...],
+    scale: int | None,
+    model: Model | None,
+    device: str = "auto",
+    dtype: str = "float32",
+    *,
+    ensemble: bool = False,
 ) -> Chosen:
     """Find and load the model for a task.
 
@@ -64,12 +70,14 @@ def choose_model(
             runs where and as it is (``device`` and ``dtype`` are for names and files).
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        ensemble: whether results are means over turns and flips (`msr.models.self_ensemble`).
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        InputError: no such model or weights, another kind or scale, no such device or dtype.
+        InputError: no such model or weights, another kind or scale, no such device or dtype, a model that cannot be
+            run on turned pictures.
 
     Example:
         >>> choose_model(("image",), 4, None).scale    # doctest: +SKIP
@@ -97,6 +105,11 @@ def choose_model(
         raise InputError(f"{label} is of kind {kind}; this needs {' or '.join(kinds)}")
     if scale is not None and own != scale:
         raise InputError(f"{label} enlarges {own} times, not {scale}")
+    if ensemble:
+        try:
+            module = self_ensemble(module)
+        except ValueError as error:
+            raise InputError(f"{label}: {error}") from None
     halo = int(getattr(module, "halo", _HALO))
     return Chosen(module, kind, own, halo, place, precision, layout)
 

@@ -221,6 +221,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float32",
     limit: int | None = None,
+    ensemble: bool = False,
 ) -> Table:
     """Measure models, and results that other programs have written, by a named protocol.
 
@@ -236,6 +237,7 @@ def evaluate(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights.
         limit: use only so many photos or clips, the first by name.
+        ensemble: whether the models, of kind ``"image"``, run on each picture turned and flipped in all eight ways.
 
     Returns:
         A row for each original and method, then the mean of each method. PSNR (dB) and SSIM; tOF (pixels) of clips;
@@ -264,9 +266,10 @@ def evaluate(
         raise InputError("no model to evaluate: name at least one with --model, or results with --results")
     scale, loaded, place = wanted.scale, [], torch.device("cpu")
     for name in models:
-        chosen = choose_model(wanted.kinds, scale, name, device, dtype)
+        chosen = choose_model(wanted.kinds, scale, name, device, dtype, ensemble=ensemble)
         scale, place = chosen.scale, chosen.device
-        loaded.append(_in_place(Path(name).stem, chosen.module, wanted))
+        label = f"{Path(name).stem}, ensemble" if ensemble else Path(name).stem
+        loaded.append(_in_place(label, chosen.module, wanted))
     assert scale is not None
     perceptual = None if wanted.of == "raw bursts" else load_lpips(place)
     crop = wanted.crop or 2 * scale

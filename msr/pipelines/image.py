@@ -37,6 +37,7 @@ def upscale_image(
     device: str = "auto",
     dtype: str = "float32",
     tile: int | None = None,
+    ensemble: bool = False,
 ) -> Image:
     """Enlarge a picture.
 
@@ -50,6 +51,8 @@ def upscale_image(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.
+        ensemble: take the mean over the picture turned and flipped in all eight ways, which is a little better (some
+            0.1 dB) and takes eight times as long; for models of the phase ``"centered"``.
 
     Returns:
         The enlargement, of the same type, dtype and channels; alpha is enlarged by cubic convolution.
@@ -61,7 +64,7 @@ def upscale_image(
         >>> upscale_image(np.zeros((24, 32, 3), np.uint8), model="image-x4").shape    # doctest: +SKIP
         (96, 128, 3)
     """
-    return run_image(image, choose_model(("image",), scale, model, device, dtype), tile, "image")
+    return run_image(image, choose_model(("image",), scale, model, device, dtype, ensemble=ensemble), tile, "image")
 
 
 def upscale_image_files(
@@ -73,6 +76,7 @@ def upscale_image_files(
     device: str = "auto",
     dtype: str = "float32",
     tile: int | None = None,
+    ensemble: bool = False,
     progress: bool = False,
 ) -> list[Written]:
     """Enlarge picture files.
@@ -89,6 +93,7 @@ def upscale_image_files(
         device: likewise.
         dtype: likewise.
         tile: likewise.
+        ensemble: likewise.
         progress: whether to show a bar on a terminal.
 
     Returns:
@@ -105,7 +110,7 @@ def upscale_image_files(
     if not paths:
         raise InputError("no input: at least one picture is needed")
     targets = _targets(paths, Path(target))
-    chosen = choose_model(("image",), scale, model, device, dtype)
+    chosen = choose_model(("image",), scale, model, device, dtype, ensemble=ensemble)
     written = []
     with progress_bar("image", len(paths), "images", progress and len(paths) > 1) as advance:
         for path, result in zip(paths, targets, strict=True):

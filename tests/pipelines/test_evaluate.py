@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from msr.degradation import degrade_bd, degrade_bi, gaussian_blur, to_tensor
 from msr.errors import InputError
-from msr.models import build_model, save_model
+from msr.models import build_model, load_model, save_model, self_ensemble
 from msr.ops import resize
 from msr.pipelines.burst_protocol import handheld, protocol_burst, raw_figures, single_frame
 from msr.pipelines.evaluate import evaluate
@@ -244,6 +244,19 @@ def test_limit_dtype_and_json(photos: Path, weights: Any) -> None:
     assert json.loads(full.as_json()) == {"title": "sisr-x4-y", "columns": full.columns, "rows": full.rows}
 
 
+def test_an_ensemble_is_the_model_on_turned_pictures(photos: Path, weights: Any) -> None:
+    path = weights("image", "stirred", stir=0.05)
+    table = evaluate("sisr-x4-y", photos, [path], device="cpu", limit=1, ensemble=True)
+    assert table.rows[1][:2] == ["a", "stirred, ensemble"]
+    rgb = picture(0)[:44, :56]
+    lr = torch.round(degrade_bi(to_tensor(rgb)[None], 4).clamp(0, 1) * 255) / 255
+    with torch.inference_mode():
+        sr = self_ensemble(load_model(path))(lr)[0].permute(1, 2, 0).numpy()
+    assert float(table.rows[1][2]) == pytest.approx(psnr_y_by_hand(sr, rgb / 255.0, 4), abs=0.006)
+    alone = evaluate("sisr-x4-y", photos, [path], device="cpu", limit=1)
+    assert alone.rows[1][2] != table.rows[1][2]
+
+
 def refusal(*arguments: Any, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
         evaluate(*arguments, device="cpu", **options)
@@ -260,6 +273,10 @@ def test_errors(photos: Path, clips: Path, tmp_path: Path, weights: Any) -> None
     assert "unknown model" in refusal("sisr-x4-y", photos, ["no-such-model"])
     assert "kind video" in refusal("sisr-x4-y", photos, [video])
     assert "enlarges 2 times, not 4" in refusal("sisr-x4-y", photos, [image, weights("image", "two", scale=2)])
+    corner = weights("image", "corner", phase="corner")
+    assert "corner.safetensors: only image models of the phase 'centered'" in refusal(
+        "sisr-x4-bd-y", photos, [corner], ensemble=True
+    )
     assert "limit must be at least 1" in refusal("sisr-x4-y", photos, [image], limit=0)
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refusal("sisr-x4-y", tmp_path / "empty", [image])

@@ -135,6 +135,8 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         msr.upscale_image(small, 4, MODEL)
     with pytest.raises(InputError, match="is of kind video; this needs image"):
         msr.upscale_image(small, model=Running())
+    with pytest.raises(InputError, match=r"tiny-image.safetensors: only image models of the phase 'centered'"):
+        msr.upscale_image(small, model=weights(tmp_path, "image", phase="corner"), ensemble=True)
     with pytest.raises(InputError, match="no image weights for scale 7"):
         msr.upscale_image(small, 7)
     with pytest.raises(InputError, match="scale must be"):
@@ -151,6 +153,19 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         msr.upscale_image(small, model=MODEL, tile=-64)
     with pytest.raises(InputError, match="would become"):
         msr.upscale_image(np.broadcast_to(np.uint8(0), (40_000, 10_000)), model=MODEL)
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_an_ensemble_turns_with_the_picture(tile: int | None) -> None:
+    """In tiles, too: the result of a turned picture is the turned result, which it is not without."""
+    image = picture(40, 56)
+
+    def difference(ensemble: bool) -> int:
+        whole = msr.upscale_image(image, model=MODEL, tile=tile, ensemble=ensemble).astype(int)
+        turned = msr.upscale_image(np.rot90(image), model=MODEL, tile=tile, ensemble=ensemble).astype(int)
+        return int(np.abs(turned - np.rot90(whole)).max())
+
+    assert difference(True) <= 1 < difference(False)
 
 
 def test_half_precision_follows_float32(tmp_path: Path) -> None:
