@@ -146,6 +146,8 @@ struct Samples {
 #include "deform_conv2d_interleaved.h"
 #undef MSR_ISA
 #undef MSR_VECTOR_BYTES
+#pragma GCC target("avx512bf16")
+#include "deform_conv2d_bfloat16.h"
 #pragma GCC diagnostic pop
 #pragma GCC pop_options
 #endif
@@ -176,17 +178,31 @@ Kernels<T> kernels() {
 
 #undef MSR_KERNELS
 
+// Whether the forward pass of such a plan multiplies bfloat16 numbers: see deform_conv2d_bfloat16.h.
+inline bool multiplies_bfloat16(const Plan& plan, ScalarType type) {
+#if MSR_DEFORM_SIMD
+  return type == ScalarType::BFloat16 && simd() == Simd::avx512 && __builtin_cpu_supports("avx512bf16") &&
+         plan.groups == 1 && plan.out_padded <= 64;
+#else
+  return false;
+#endif
+}
+
 // The tile function of the forward pass for a plan.
 template <typename T>
-decltype(Kernels<T>::forward) forward_kernel(const Plan& plan) {
+decltype(Kernels<T>::forward) forward_kernel(const Plan& plan, [[maybe_unused]] bool bfloat16) {
 #if MSR_DEFORM_SIMD
   if constexpr (sizeof(T) == sizeof(float)) {
     if (simd() == Simd::avx512 && plan.groups == 1) {
       const int64_t vectors = plan.out_padded / avx512::Lanes<T>::count;
-      if (vectors == 1) return avx512::forward_interleaved<12, 1>;
-      if (vectors == 2) return avx512::forward_interleaved<12, 2>;
-      if (vectors == 3) return avx512::forward_interleaved<8, 3>;
-      if (vectors == 4) return avx512::forward_interleaved<6, 4>;
+      const auto of = [&](auto full, auto half) {
+        return bfloat16 ? avx512::forward_interleaved<decltype(half)> : avx512::forward_interleaved<decltype(full)>;
+      };
+      using namespace avx512_bf16;
+      if (vectors == 1) return of(avx512::FloatProduct<12, 1>{}, BFloat16Product<12, 1>{});
+      if (vectors == 2) return of(avx512::FloatProduct<12, 2>{}, BFloat16Product<12, 2>{});
+      if (vectors == 3) return of(avx512::FloatProduct<8, 3>{}, BFloat16Product<8, 3>{});
+      if (vectors == 4) return of(avx512::FloatProduct<6, 4>{}, BFloat16Product<6, 4>{});
     }
   }
 #endif

@@ -8,6 +8,16 @@
 namespace msr::deform {
 namespace {
 
+// Packed weights, [step][4][columns], as pairs of bfloat16: [step][2][columns][2].
+inline Vector<float> in_bfloat16(const Vector<float>& packed, int64_t columns) {
+  Vector<float> pairs((packed.size() + 1) / 2);
+  auto* out = reinterpret_cast<BFloat16*>(pairs.data());
+  for (int64_t k = 0; k < static_cast<int64_t>(packed.size()) / columns; k += 2)
+    for (int64_t n = 0; n < columns; ++n)
+      for (int64_t j = 0; j < 2; ++j) *out++ = BFloat16(packed[static_cast<size_t>((k + j) * columns + n)]);
+  return pairs;
+}
+
 // `reader_of(plan)` makes what finds the positions of a tile's samples, one for each thread: see TileReader.
 template <typename T, typename ReaderOf>
 void forward(const Geometry& geometry, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -26,7 +36,10 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& weight
   const int64_t row = plan.groups * plan.out_padded, size = plan.out_channels / plan.groups, tiles = plan.tiles();
   const bool channels_last = is_channels_last(out);
   ask_for_large_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
-  const auto multiply_samples = forward_kernel<T>(plan);
+  const bool bfloat16 = multiplies_bfloat16(plan, input.scalar_type());
+  if constexpr (sizeof(T) == sizeof(float))
+    if (bfloat16) packed = in_bfloat16(packed, plan.out_padded);
+  const auto multiply_samples = forward_kernel<T>(plan, bfloat16);
   parallel(plan.batch * tiles, plan.tile * plan.quads * plan.taps * 64, [&](int64_t first, int64_t last) {
     auto reader = reader_of(plan);
     // Columns of two blocks and the places of one, see forward_interleaved.

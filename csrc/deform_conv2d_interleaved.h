@@ -2,7 +2,8 @@
 // between the multiplications of the block before. A product keeps the multipliers busy and leaves most loads unused, and
 // sampling is the other way round, so that together they cost little more than the product alone.
 //
-// Columns are [ROWS pixels][quad and tap][ROWS][4], where ROWS is the height of the product's blocks.
+// Columns are [ROWS pixels][quad and tap][ROWS][4], where ROWS is the height of the product's blocks. Of which numbers they
+// and the weights consist is that of the product: FloatProduct, or BFloat16Product in deform_conv2d_bfloat16.h.
 //
 // No include guard: see deform_conv2d_tile.h.
 
@@ -66,15 +67,40 @@ inline void multiply_and_sample(const Plan& plan, const float* a, const float* b
     for (int n = 0; n < N; ++n) *reinterpret_cast<unaligned*>(c + (m * N + n) * L) = sum[m][n];
 }
 
-// As forward_tile, for one convolution group with N vectors of output channels. `memory` holds the columns of two blocks
-// and, for the taps of one, where their samples are: [tap][index, upper, lower, right][tile].
-template <int ROWS, int N>
-void forward_interleaved(const Plan& plan, const Tile<float>& tile, const float* image, const float* weights,
+template <int rows, int vectors>
+struct FloatProduct {
+  using Element = float;
+  static constexpr int kRows = rows, kVectors = vectors;
+
+  // Adds to c [rows][vectors] the product of the columns `a` and the weights `b`, and takes the samples of pixels p, p + 1, ..
+  static void multiply_and_sample(const Plan& plan, const float* a, const float* b, int64_t steps, float* c,
+                                  const Source* sources, int64_t p, int64_t offset_stride, float* next) {
+    avx512::multiply_and_sample<rows, vectors>(plan, a, b, steps, c, sources, p, offset_stride, next);
+  }
+  static void multiply(const float* a, const float* b, int64_t steps, float* c) {
+    constexpr int64_t row = vectors * Lanes<float>::count;
+    multiply_block<float, rows, vectors, 1>(a, 4, 4 * rows, b, row, steps, c, row);
+  }
+  static void sample(const Plan& plan, const Source* sources, int64_t steps, int64_t p, float* out) {
+    for (int64_t step = 0; step < steps; ++step)
+      for (int m = 0; m < rows; ++m, out += 4) take_sample(plan, sources[step].plane, sources[step].at + p + m, out);
+  }
+};
+
+// As forward_tile, for one convolution group with kVectors vectors of output channels. `memory` holds the columns of two
+// blocks and, for the taps of one, where their samples are: [tap][index, upper, lower, right][tile]. `packed` are weights of
+// the product's elements.
+template <typename Product>
+void forward_interleaved(const Plan& plan, const Tile<float>& tile, const float* image, const float* packed,
                          const Samples<float>&, float* memory, float* sums) {
-  constexpr int64_t row = N * Lanes<float>::count;
+  using Element = typename Product::Element;
+  constexpr int ROWS = Product::kRows;
+  constexpr int64_t row = Product::kVectors * Lanes<float>::count;
   const int64_t taps = plan.taps, quads = plan.group_quads, room = plan.tile;
   const int64_t all = plan.block * quads * taps;  // steps of a whole block
-  float *columns = memory, *others = memory + all * 4 * room, *places = others + all * 4 * room;
+  const Element* weights = reinterpret_cast<const Element*>(packed);
+  Element *columns = reinterpret_cast<Element*>(memory), *others = columns + all * 4 * room;
+  float* places = memory + 2 * all * 4 * room;
   std::vector<Source> sources(static_cast<size_t>(all));
   std::fill_n(sums, room * row, 0.0f);
   int64_t before = 0;  // steps of the block that is sampled and waits to be multiplied
@@ -99,18 +125,13 @@ void forward_interleaved(const Plan& plan, const Tile<float>& tile, const float*
     }
     const int64_t both = std::min(before, steps);
     for (int64_t p = 0; p < tile.count; p += ROWS) {
-      const float* a = others + p * all * 4;
-      float *out = columns + p * all * 4, *c = sums + p * row;
+      const Element* a = others + p * all * 4;
+      Element* out = columns + p * all * 4;
+      float* c = sums + p * row;
       if (both > 0)
-        multiply_and_sample<ROWS, N>(plan, a, weights, both, c, sources.data(), p, tile.offset_stride, out);
-      for (int64_t step = both; step < steps; ++step) {
-        const Source& source = sources[static_cast<size_t>(step)];
-        for (int m = 0; m < ROWS; ++m)
-          take_sample(plan, source.plane, source.at + p + m, out + (step * ROWS + m) * 4);
-      }
-      if (both < before)
-        multiply_block<float, ROWS, N, 1>(a + both * 4 * ROWS, 4, 4 * ROWS, weights + both * 4 * row, row, before - both, c,
-                                          row);
+        Product::multiply_and_sample(plan, a, weights, both, c, sources.data(), p, tile.offset_stride, out);
+      if (both < steps) Product::sample(plan, sources.data() + both, steps - both, p, out + both * ROWS * 4);
+      if (both < before) Product::multiply(a + both * 4 * ROWS, weights + both * 4 * row, before - both, c);
     }
     weights += before * 4 * row;
     before = steps;

@@ -41,9 +41,9 @@ def deform_conv2d(
         `(B, Cout, Ho, Wo)` with the dtype and memory format of `input`; Ho and Wo as for a convolution. Samples are
         bilinear and the image is 0 outside: of the four pixels those inside count, and a sample one pixel or more
         outside is 0, as is one at a NaN or infinite position; its offset and mask have a zero gradient. Positions and
-        sums are float32, or float64 where `input` is. `offset` and `mask` may have any of the dtypes above. Under
-        autocast `input`, `weight` and `bias` take its dtype, the others keep theirs. Differentiable once, in all
-        tensors.
+        sums are float32, or float64 where `input` is; where a CPU multiplies bfloat16, samples of it are rounded to it.
+        `offset` and `mask` may have any of the dtypes above. Under autocast `input`, `weight` and `bias` take its
+        dtype, the others keep theirs. Differentiable once, in all tensors.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
