@@ -20,6 +20,7 @@ import torch
 
 import msr
 from msr.models import build_model, save_model
+from msr.pipelines.heap import keep_freed_memory
 
 #: The long clip may need this much more than the short one.
 LIMIT = 1.05
@@ -41,6 +42,7 @@ def make_clip(path: Path, frames: int, width: int, height: int) -> None:
 
 def enlarge(source: Path, target: Path, model: str) -> None:
     """The child: enlarge one clip and print what it took."""
+    keep_freed_memory()  # as the msr command does
     started = time.perf_counter()
     written = msr.upscale_video(source, target, model=model)
     seconds = time.perf_counter() - started

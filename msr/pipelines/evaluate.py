@@ -162,6 +162,7 @@ def _clip_figures(
 def _upscale_clip(model: nn.Module | None, lr: Tensor, setting: _Setting) -> Iterator[Tensor]:
     """The frames of a clip by cubic enlargement, an image model or a video model, one after the other."""
     state, last = None, lr.shape[0] - 1
+    ahead = max(int(getattr(model, name, 1)) for name in ("lookahead", "warm_up"))
     for t in range(lr.shape[0]):
         frame = lr[t : t + 1].to(setting.device)
         if model is None:
@@ -169,7 +170,8 @@ def _upscale_clip(model: nn.Module | None, lr: Tensor, setting: _Setting) -> Ite
         elif model.kind == "image":
             yield model(frame)[0]
         else:
-            future = lr[None, min(t + 1, last)][None].to(setting.device)
+            # As many of the frames that follow as it looks at, as in a stream; after the last, the last again.
+            future = lr[None, min(t + 1, last) : t + 1 + ahead].to(setting.device)
             sr, state = model.step(frame, future, state)  # type: ignore[operator]
             yield sr[0]
 

@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from msr.degradation import degrade_bd, degrade_bi, gaussian_blur, to_tensor
 from msr.errors import InputError
-from msr.models import build_model, load_model, save_model, self_ensemble
+from msr.models import VideoModel, build_model, load_model, save_model, self_ensemble
 from msr.ops import resize
 from msr.pipelines.burst_protocol import handheld, protocol_burst, raw_figures, single_frame
 from msr.pipelines.evaluate import evaluate
@@ -151,6 +151,28 @@ def test_clips(protocol: str, clips: Path, weights: Any) -> None:
         by_rgb = float(-10 * np.log10(np.mean(error**2)))
         values.append(by_rgb if "rgb" in protocol else psnr_y_by_hand(sr, rgb / 255.0, 8))
     assert float(found["one", "cubic"][0]) == pytest.approx(np.mean(values), abs=0.006)
+
+
+@pytest.mark.parametrize(("backward_blocks", "counts"), [(0, [2, 2, 2, 1, 1]), (1, [4, 3, 2, 1, 1])])
+def test_clip_models_see_the_frames_that_follow(
+    backward_blocks: int, counts: list[int], tmp_path: Path, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a pass back in time takes, and the two that stand in for the past of a first frame."""
+    for t in range(5):
+        save(tmp_path / "clips" / "one" / f"{t}.png", picture(t, 44, 44))
+    seen, step = [], VideoModel.step
+
+    def watched(self: Any, frame: torch.Tensor, future: torch.Tensor, state: Any = None) -> Any:
+        seen.append((frame[0], future[0]))
+        return step(self, frame, future, state)
+
+    monkeypatch.setattr(VideoModel, "step", watched)
+    evaluate("vsr-x4-bi-y", tmp_path / "clips", [weights("video", "plain", backward_blocks=backward_blocks)])
+    assert [len(future) for _, future in seen] == counts
+    frames = [frame for frame, _ in seen]
+    for t, (_, future) in enumerate(seen):
+        for k, frame in enumerate(future):
+            assert torch.equal(frame, frames[min(t + 1 + k, 4)])
 
 
 def published(folder: Path, source: Path, *, roll: int = 0, noise: float = 0.0) -> Path:
