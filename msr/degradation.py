@@ -114,17 +114,19 @@ def compress_jpeg(pictures: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float().div(255)
 
 
-def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
+def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float = 0.0) -> Tensor:
     """People's own clips: one random blur for all frames, a centred reduction, and mostly light noise and compression.
 
     A third is clean, and a fifth is taken from single points of the blurred frames, as BD does (at this phase), so that
     a model loses little on inputs that have nothing to be cleaned of. ``(T, 3, H, W)`` in [0, 1] to
-    ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
+    ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all. Of all clips the share ``plain`` is BI, unblurred.
 
     Example:
         >>> degrade_real(torch.rand(2, 3, 8, 12), 4, np.random.default_rng(0)).shape
         torch.Size([2, 3, 2, 3])
     """
+    if plain > 0.0 and rng.random() < plain:
+        return quantize(degrade_bi(hr, scale).clamp(0.0, 1.0))
     way, clean = rng.random(), rng.random() < CLEAN_SHARE
     if way < POINT_SHARE:
         # A point's value; where the scale is even, the middle lies between pixels, and their mean is taken.
@@ -143,7 +145,14 @@ def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
     return quantize(lr.clamp(0.0, 1.0))
 
 
-def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Generator, noise: float = 0.0) -> Tensor:
+def degrade(
+    hr: Tensor,
+    name: DegradationName,
+    scale: int,
+    rng: np.random.Generator,
+    noise: float = 0.0,
+    plain: float = 0.0,
+) -> Tensor:
     """Reduce pictures by a named degradation.
 
     Args:
@@ -152,6 +161,7 @@ def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Genera
         scale: reduction.
         rng: decides what is random in ``"real"`` and the noise of ``"box"``.
         noise: standard deviation of what ``"box"`` adds, range 1.
+        plain: of ``"real"``, the share that is ``"bi"``.
 
     Returns:
         ``(B, 3, H/s, W/s)``, at the phase that ``PHASES`` tells.
@@ -170,7 +180,7 @@ def degrade(hr: Tensor, name: DegradationName, scale: int, rng: np.random.Genera
     if name == "box":
         return degrade_box(hr, scale, noise, rng)
     if name == "real":
-        return degrade_real(hr, scale, rng)
+        return degrade_real(hr, scale, rng, plain)
     raise ValueError(f"degradation must be bi, bd, box or real, got {name!r}")
 
 

@@ -22,7 +22,7 @@ from msr.degradation import (
     gaussian_blur,
     to_tensor,
 )
-from msr.metrics import psnr
+from msr.metrics import psnr, quantize
 from msr.ops import resize
 from msr.train.data import augment
 
@@ -129,6 +129,14 @@ def test_real_is_decided_by_its_generator() -> None:
     for seed in range(8):  # blur, noise and compression stay light
         lr = degrade_real(hr, 4, np.random.default_rng(seed))
         assert psnr(resize(lr, scale=4), hr, crop=8) > 24.0
+
+
+def test_the_plain_share_of_real_is_bi() -> None:
+    hr = smooth().expand(3, -1, -1, -1)
+    plain = quantize(degrade_bi(hr, 4).clamp(0.0, 1.0))
+    found = [torch.equal(degrade(hr, "real", 4, np.random.default_rng(n), plain=0.5), plain) for n in range(40)]
+    assert 10 <= sum(found) <= 30
+    assert torch.equal(degrade(hr, "real", 4, np.random.default_rng(0), plain=1.0), plain)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

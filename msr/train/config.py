@@ -35,6 +35,7 @@ class DegradationConfig:
 
     name: str = "bi"
     noise: float = 0.0  # standard deviation, for "box"
+    plain: float = 0.0  # share of the clips of "real" that are "bi": neither blurred nor noisy nor compressed
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ def _check(config: Config) -> None:
         raise ValueError(f"[degradation] raw is for burst-raw alone, got {degradation.name!r} for {config.kind}")
     if not 0.0 <= degradation.noise < math.inf:
         raise ValueError(f"[degradation] noise must not be negative, got {degradation.noise}")
+    if not 0.0 <= degradation.plain <= 1.0:
+        raise ValueError(f"[degradation] plain must be from 0 to 1, got {degradation.plain}")
     # A model at another phase would spend its capacity on a shift.
     phase = config.model.get("phase", "centered")
     if phase != PHASES[degradation.name]:

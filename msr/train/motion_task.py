@@ -37,7 +37,7 @@ class MotionTask:
         self.settings = config.train
         self.motion = motion
         self.degradation = cast(DegradationName, config.degradation.name)
-        self.noise = config.degradation.noise
+        self.noise, self.plain = config.degradation.noise, config.degradation.plain
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self._flow_turns = 0.0
         data = config.data
@@ -47,7 +47,7 @@ class MotionTask:
     def item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Degrade the frames of one clip together: low and high resolution, margins cut off."""
         hr = to_tensor(frames)
-        lr = degrade(hr, self.degradation, self.scale, rng, self.noise)
+        lr = degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain)
         m, s = MARGIN, self.scale
         return lr[..., m:-m, m:-m], hr[..., m * s : -m * s, m * s : -m * s]
 

@@ -51,7 +51,7 @@ class ImageTask:
         self.scale = scale
         self.settings = config.train
         self.degradation = cast(DegradationName, config.degradation.name)
-        self.noise = config.degradation.noise
+        self.noise, self.plain = config.degradation.noise, config.degradation.plain
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink)
         self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
@@ -62,7 +62,7 @@ class ImageTask:
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         crops = [augment(self.photos.crop(self.size, rng), rng) for _ in range(self.settings.batch)]
         hr = to_tensor(np.stack(crops))
-        lr = degrade(hr, self.degradation, self.scale, rng, self.noise)
+        lr = degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain)
         m, s = MARGIN, self.scale
         return {"lr": lr[..., m:-m, m:-m].contiguous(), "hr": hr[..., m * s : -m * s, m * s : -m * s].contiguous()}
 
@@ -75,7 +75,7 @@ class ImageTask:
         rng = np.random.default_rng(0)
         for path in self.validation[:10]:
             hr = crop_to_multiple(to_tensor(read_rgb(path))[None], self.scale)
-            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise))
+            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain))
             sr = quantize(model(lr.to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr), crop=self.scale))
             if shown is None:
@@ -141,7 +141,7 @@ class ClipTask(MotionTask):
             if len({x.shape for x in originals}) > 1:
                 raise InputError(f"{folder}: its frames differ in size")
             hr = crop_to_multiple(torch.stack(originals), self.scale)
-            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise))
+            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain))
             sr = quantize(model(lr[None].to(device))[0].float().cpu())
             figures.append(float(np.mean([psnr(luma(a), luma(b), crop=8) for a, b in zip(sr, hr, strict=True)])))
             if shown is None:
