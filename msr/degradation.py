@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msr.io.compression import through_h264
 from msr.metrics import quantize
 from msr.ops.resize import Phase, resize
 
@@ -114,12 +115,26 @@ def compress_jpeg(pictures: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float().div(255)
 
 
-def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float = 0.0) -> Tensor:
+def compress_h264(frames: Tensor, crf: int) -> Tensor:
+    """Through H.264 of a constant rate factor and back: the frames of a clip, ``(T, 3, H, W)`` in [0, 1].
+
+    Example:
+        >>> compress_h264(torch.rand(2, 3, 16, 16), 23).shape
+        torch.Size([2, 3, 16, 16])
+    """
+    pictures = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return to_tensor(through_h264(pictures, crf))
+
+
+def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float = 0.0, h264: float = 0.0) -> Tensor:
     """People's own clips: one random blur for all frames, a centred reduction, and mostly light noise and compression.
 
     A third is clean, and a fifth is taken from single points of the blurred frames, as BD does (at this phase), so that
     a model loses little on inputs that have nothing to be cleaned of. ``(T, 3, H, W)`` in [0, 1] to
-    ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all. Of all clips the share ``plain`` is BI, unblurred.
+    ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
+
+    Of all clips the share ``plain`` is BI, unblurred. Of those that are not clean the share ``h264`` is compressed as a
+    clip, of the others most frame by frame (JPEG).
 
     Example:
         >>> degrade_real(torch.rand(2, 3, 8, 12), 4, np.random.default_rng(0)).shape
@@ -140,7 +155,9 @@ def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float 
     if not clean:
         noise = float(rng.uniform(0.0, 0.012))
         lr = lr + torch.from_numpy(rng.standard_normal(lr.shape, dtype=np.float32)) * noise
-        if rng.random() < 0.7:
+        if h264 > 0.0 and rng.random() < h264:
+            lr = compress_h264(lr, int(rng.integers(14, 31)))
+        elif rng.random() < 0.7:
             lr = compress_jpeg(lr, int(rng.integers(65, 97)))
     return quantize(lr.clamp(0.0, 1.0))
 
@@ -152,6 +169,7 @@ def degrade(
     rng: np.random.Generator,
     noise: float = 0.0,
     plain: float = 0.0,
+    h264: float = 0.0,
 ) -> Tensor:
     """Reduce pictures by a named degradation.
 
@@ -162,6 +180,7 @@ def degrade(
         rng: decides what is random in ``"real"`` and the noise of ``"box"``.
         noise: standard deviation of what ``"box"`` adds, range 1.
         plain: of ``"real"``, the share that is ``"bi"``.
+        h264: of what ``"real"`` does not leave clean, the share that is compressed as a clip.
 
     Returns:
         ``(B, 3, H/s, W/s)``, at the phase that ``PHASES`` tells.
@@ -180,7 +199,7 @@ def degrade(
     if name == "box":
         return degrade_box(hr, scale, noise, rng)
     if name == "real":
-        return degrade_real(hr, scale, rng, plain)
+        return degrade_real(hr, scale, rng, plain, h264)
     raise ValueError(f"degradation must be bi, bd, box or real, got {name!r}")
 
 

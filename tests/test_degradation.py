@@ -13,6 +13,7 @@ from msr.degradation import (
     PHASES,
     POINT_SHARE,
     burst_from_photo,
+    compress_h264,
     compress_jpeg,
     degrade,
     degrade_bd,
@@ -22,7 +23,7 @@ from msr.degradation import (
     gaussian_blur,
     to_tensor,
 )
-from msr.metrics import psnr, quantize
+from msr.metrics import luma, psnr, quantize
 from msr.ops import resize
 from msr.train.data import augment
 
@@ -137,6 +138,29 @@ def test_the_plain_share_of_real_is_bi() -> None:
     found = [torch.equal(degrade(hr, "real", 4, np.random.default_rng(n), plain=0.5), plain) for n in range(40)]
     assert 10 <= sum(found) <= 30
     assert torch.equal(degrade(hr, "real", 4, np.random.default_rng(0), plain=1.0), plain)
+
+
+def test_h264_keeps_colours_and_place_and_obeys_its_quality() -> None:
+    red = torch.zeros(2, 3, 17, 22)
+    red[:, 0] = 1.0
+    torch.testing.assert_close(compress_h264(red, 10), red, rtol=0, atol=0.02)
+    x = to_tensor(np.stack([textured()] * 3))
+    fine, coarse = compress_h264(x, 18), compress_h264(x, 35)
+    assert psnr(luma(fine), luma(x)) > psnr(luma(coarse), luma(x)) + 3.0
+    assert psnr(luma(fine), luma(x)) > psnr(luma(fine.roll(1, -1)), luma(x)) + 6.0
+    assert torch.equal(fine, compress_h264(x, 18))
+
+
+def test_what_real_does_not_leave_clean_goes_through_h264_as_asked() -> None:
+    hr = to_tensor(np.stack([textured()] * 3))
+    through = []
+    for seed in range(40):
+        without, always = (degrade_real(hr, 2, np.random.default_rng(seed), h264=share) for share in (0.0, 1.0))
+        clean = np.random.default_rng(seed).random(2)[1] < CLEAN_SHARE
+        assert torch.equal(without, always) == clean
+        if not clean:  # noise differs from frame to frame, and compression takes most of it out
+            through.append(float((always[1] - always[2]).square().mean() / (without[1] - without[2]).square().mean()))
+    assert np.median(through) < 0.5
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -7,11 +7,15 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
-from msr.degradation import PHASES
+import numpy as np
+from torch import Tensor
+
+from msr.degradation import PHASES, DegradationName, degrade
 from msr.errors import InputError
 from msr.models import ARCHITECTURES
+from msr.ops.resize import Phase
 from msr.train.losses import LossName
 from msr.train.optimizer import OptimizerName
 
@@ -36,6 +40,16 @@ class DegradationConfig:
     name: str = "bi"
     noise: float = 0.0  # standard deviation, for "box"
     plain: float = 0.0  # share of the clips of "real" that are "bi": neither blurred nor noisy nor compressed
+    h264: float = 0.0  # share of what "real" does not leave clean that is compressed as a clip, not frame by frame
+
+    @property
+    def phase(self) -> Phase:
+        """Where the enlarged pixels lie."""
+        return PHASES[self.name]
+
+    def apply(self, hr: Tensor, scale: int, rng: np.random.Generator) -> Tensor:
+        """Reduce pictures, or the frames of one clip, ``(B, 3, H, W)`` in [0, 1]."""
+        return degrade(hr, cast(DegradationName, self.name), scale, rng, self.noise, self.plain, self.h264)
 
 
 @dataclass(frozen=True)
@@ -188,8 +202,9 @@ def _check(config: Config) -> None:
         raise ValueError(f"[degradation] raw is for burst-raw alone, got {degradation.name!r} for {config.kind}")
     if not 0.0 <= degradation.noise < math.inf:
         raise ValueError(f"[degradation] noise must not be negative, got {degradation.noise}")
-    if not 0.0 <= degradation.plain <= 1.0:
-        raise ValueError(f"[degradation] plain must be from 0 to 1, got {degradation.plain}")
+    for name in ("plain", "h264"):
+        if not 0.0 <= getattr(degradation, name) <= 1.0:
+            raise ValueError(f"[degradation] {name} must be from 0 to 1, got {getattr(degradation, name)}")
     # A model at another phase would spend its capacity on a shift.
     phase = config.model.get("phase", "centered")
     if phase != PHASES[degradation.name]:

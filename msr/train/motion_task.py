@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from msr.degradation import PHASES, DegradationName, degrade, to_tensor
+from msr.degradation import to_tensor
 from msr.metrics import quantize
 from msr.train.config import Config
 from msr.train.data import PhotoSet
@@ -36,8 +35,7 @@ class MotionTask:
         self.scale = scale
         self.settings = config.train
         self.motion = motion
-        self.degradation = cast(DegradationName, config.degradation.name)
-        self.noise, self.plain = config.degradation.noise, config.degradation.plain
+        self.degradation = config.degradation
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self._flow_turns = 0.0
         data = config.data
@@ -47,7 +45,7 @@ class MotionTask:
     def item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Degrade the frames of one clip together: low and high resolution, margins cut off."""
         hr = to_tensor(frames)
-        lr = degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain)
+        lr = self.degradation.apply(hr, self.scale, rng)
         m, s = MARGIN, self.scale
         return lr[..., m:-m, m:-m], hr[..., m * s : -m * s, m * s : -m * s]
 
@@ -56,7 +54,7 @@ class MotionTask:
         settings, s, m = self.settings, self.scale, MARGIN
         assert self._photos is not None
         frames, maps, shares = simulate(self._photos, self.size, settings.frames, self.motion, rng)
-        centered = PHASES[self.degradation] == "centered"
+        centered = self.degradation.phase == "centered"
         side = self.size // s
         truth = torch.stack([true_flow(maps, t, r, side, s, centered) for t, r in pairs])
         share = torch.from_numpy(np.stack([shares[t] for t, _ in pairs])).permute(0, 3, 1, 2)[..., ::s, ::s]

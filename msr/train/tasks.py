@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msr.degradation import PHASES, DegradationName, degrade, to_tensor
+from msr.degradation import to_tensor
 from msr.errors import InputError
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
@@ -50,8 +50,7 @@ class ImageTask:
     def __init__(self, config: Config, scale: int) -> None:
         self.scale = scale
         self.settings = config.train
-        self.degradation = cast(DegradationName, config.degradation.name)
-        self.noise, self.plain = config.degradation.noise, config.degradation.plain
+        self.degradation = config.degradation
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink)
         self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
@@ -62,7 +61,7 @@ class ImageTask:
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         crops = [augment(self.photos.crop(self.size, rng), rng) for _ in range(self.settings.batch)]
         hr = to_tensor(np.stack(crops))
-        lr = degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain)
+        lr = self.degradation.apply(hr, self.scale, rng)
         m, s = MARGIN, self.scale
         return {"lr": lr[..., m:-m, m:-m].contiguous(), "hr": hr[..., m * s : -m * s, m * s : -m * s].contiguous()}
 
@@ -75,11 +74,11 @@ class ImageTask:
         rng = np.random.default_rng(0)
         for path in self.validation[:10]:
             hr = crop_to_multiple(to_tensor(read_rgb(path))[None], self.scale)
-            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain))
+            lr = quantize(self.degradation.apply(hr, self.scale, rng))
             sr = quantize(model(lr.to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr), crop=self.scale))
             if shown is None:
-                shown = side_by_side(resize(lr, scale=self.scale, phase=PHASES[self.degradation])[0], sr[0], hr[0])
+                shown = side_by_side(resize(lr, scale=self.scale, phase=self.degradation.phase)[0], sr[0], hr[0])
         assert shown is not None
         return float(np.mean(figures)), shown
 
@@ -141,11 +140,11 @@ class ClipTask(MotionTask):
             if len({x.shape for x in originals}) > 1:
                 raise InputError(f"{folder}: its frames differ in size")
             hr = crop_to_multiple(torch.stack(originals), self.scale)
-            lr = quantize(degrade(hr, self.degradation, self.scale, rng, self.noise, self.plain))
+            lr = quantize(self.degradation.apply(hr, self.scale, rng))
             sr = quantize(model(lr[None].to(device))[0].float().cpu())
             figures.append(float(np.mean([psnr(luma(a), luma(b), crop=8) for a, b in zip(sr, hr, strict=True)])))
             if shown is None:
-                shown = side_by_side(resize(lr, scale=self.scale, phase=PHASES[self.degradation])[-1], sr[-1], hr[-1])
+                shown = side_by_side(resize(lr, scale=self.scale, phase=self.degradation.phase)[-1], sr[-1], hr[-1])
         assert shown is not None
         return float(np.mean(figures)), shown
 

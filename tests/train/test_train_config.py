@@ -69,6 +69,7 @@ def test_good(tmp_path: Path) -> None:
         ('kind = "video"', "", "kind must be one of image, video, burst, burst-raw, got None"),
         ("steps = 7", "step = 7", "[train] has no setting 'step'; it has output, init, init_blocks, steps"),
         ("noise = 0.01", "plain = 1.1", "[degradation] plain must be from 0 to 1, got 1.1"),
+        ("noise = 0.01", "h264 = -0.1", "[degradation] h264 must be from 0 to 1, got -0.1"),
         ("noise = 0.01", "sigma = 0.01", "[degradation] has no setting 'sigma'"),
         ("steps = 7", 'steps = "7"', "[train] steps must be a int, got '7'"),
         ("steps = 7", "steps = 7.5", "[train] steps must be a int, got 7.5"),

@@ -103,7 +103,7 @@ def test_video(degradation: str, tmp_path: Path, photos: Path, clips: Path, vali
     output = tmp_path / "mine.safetensors"
     run = tables("video", photos, output, flow_weight=0.1)
     run["model"]["phase"] = "corner" if degradation == "bd" else "centered"
-    run["degradation"]["name"] = degradation
+    run["degradation"] |= {"name": degradation, "plain": 0.3, "h264": 0.7}
     run["data"] |= {"clips": str(clips), "clip_shrink": 1.0, "validation": str(validation_clips)}
     train(write(tmp_path / "c.toml", **run))
     log = check_results(output, "video", (40, 48))
