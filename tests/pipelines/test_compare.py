@@ -1,11 +1,10 @@
-"""The comparison page: what is measured and embedded, and how it looks and behaves in a browser."""
+"""The comparison page: what is measured and embedded."""
 
 import base64
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,15 @@ import numpy as np
 import pytest
 import torch
 from made import clip, picture
-from pipelines.browser import Page, browse, find_browser
+from pipelines.pages import BLUE, CLOSING, EVIL, RED, evil_page, folder, noise, plain, save
 from skimage.metrics import peak_signal_noise_ratio
 
 from msr import io
 from msr.errors import InputError
 from msr.metrics import luma, psnr, ssim
 from msr.pipelines import compare as module
-from msr.pipelines.chart import Curve, draw_curves
 from msr.pipelines.compare import compare
-from msr.pipelines.compare_page import Album, Shown, write_page
 from msr.pipelines.yuv import to_rgb
-
-RED, BLUE, GREEN = (230, 20, 20), (20, 20, 230), (20, 200, 20)
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -40,26 +35,6 @@ def data_of(page: Path) -> dict[str, Any]:
 def decoded(uri: str) -> np.ndarray:
     data = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    io.write_image(path, pixels)
-    return path
-
-
-def plain(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> Path:
-    return save(path, np.full((size[1], size[0], 3), colour, np.uint8))
-
-
-def folder(path: Path, colours: list[tuple[int, int, int]]) -> Path:
-    path.mkdir()
-    for index, colour in enumerate(colours):
-        plain(path / f"{index:03}.png", colour)
-    return path
-
-
-def noise(path: Path, size: int, seed: int = 0) -> Path:
-    return save(path, np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
 
 
 def test_pictures_are_embedded_as_they_are(tmp_path: Path) -> None:
@@ -229,19 +204,6 @@ class _Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-EVIL = "<img src=x onerror=alert(1)>&'\"@DATA@ <script>alert(2)<!--.png"
-CLOSING = "</script></title><script>alert(3)</script>"
-
-
-def evil_page(target: Path) -> Path:
-    """A page of names that a file cannot have either, since they hold a slash."""
-    album = Album(1, 10**6, 1)
-    album.add(0, 0.0, [torch.zeros(1, 3, 48, 64), torch.ones(1, 3, 48, 64)], [None, None])
-    sources = [Shown(name, 64, 48, 64, None) for name in (EVIL, CLOSING)]
-    write_page(target, EVIL + CLOSING, sources, album, [], (["", CLOSING], [[EVIL, CLOSING]]), [CLOSING, EVIL])
-    return target
-
-
 def assert_only_text(path: Path) -> None:
     tags = _Tags()
     tags.feed(path.read_text())
@@ -273,173 +235,3 @@ def test_the_page_refers_to_nothing_outside(tmp_path: Path) -> None:
     source = clip(tmp_path / "a.mp4", 3)
     page = compare(source, source, tmp_path / "page.html", source).path.read_text()
     assert not re.search(r"https?:|//[a-z]|\bimport\b|url\(", re.sub(r'"data:[^"]*"', "", page))
-
-
-def test_curves_are_drawn_to_scale() -> None:
-    chart = draw_curves("P<b>", "dB", [0, 1, 2], [Curve("A&", [30, 40, math.nan]), Curve("B", [35, math.inf, 31])])
-    assert "P&lt;b&gt;, dB" in chart
-    assert "A&amp;" in chart
-    assert re.findall(r'class="tick"[^>]*end">([^<]*)<', chart) == ["30", "32", "34", "36", "38", "40"]
-    points = [[tuple(map(float, pair.split(","))) for pair in run.split()]
-              for run in re.findall(r'points="([^"]*)"', chart)]  # fmt: skip
-    (x0, low), (x1, high) = points[0]
-    assert [len(run) for run in points] == [2, 3]
-    assert x1 - x0 == pytest.approx(points[1][2][0] - x1)
-    assert points[1][0] == (x0, pytest.approx((low + high) / 2))
-    assert points[1][1] == (x1, high)  # infinite: on the upper edge
-    with pytest.raises(ValueError, match="got 2 times, 1 values"):
-        draw_curves("P", "", [0, 1], [Curve("A", [1])])
-
-
-@pytest.mark.parametrize("values", [[5.0, 5.0], [0.0, 0.0], [math.inf, math.inf], [1e-9, 2e-9], [-3.0, 1e6]])
-def test_curves_of_any_values(values: list[float]) -> None:
-    chart = draw_curves("SSIM", "", [0, 0.04], [Curve("A", values)])
-    heights = [float(pair.split(",")[1]) for pair in re.findall(r'points="([^"]*)"', chart)[0].split()]
-    assert all(0 <= height <= 240 for height in heights)
-    assert 2 <= len(re.findall('class="tick"[^>]*end"', chart)) <= 10
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if find_browser() is None:
-        pytest.skip("no Chromium or Chrome is installed")
-    with browse(tmp_path_factory.mktemp("browser")) as tab:
-        yield tab
-
-
-def colours(page: Page) -> tuple[list[int], list[int]]:
-    """The colours a quarter from the left and from the right edge of the stage."""
-    x, y, width, height = page.box("#stage")
-    shot = page.screenshot()
-    row = round(y + height / 4)
-    return tuple(shot[row, round(x + width * part)].astype(int).tolist() for part in (0.25, 0.75))
-
-
-def near(seen: list[int], wanted: tuple[int, int, int]) -> bool:
-    return max(abs(a - b) for a, b in zip(seen, wanted, strict=True)) <= 3
-
-
-def test_stills_in_a_browser(page: Page, tmp_path: Path) -> None:
-    a, b = plain(tmp_path / "a.png", RED), plain(tmp_path / "b.png", BLUE, (128, 96))
-    page.open(compare(a, b, tmp_path / "page.html", plain(tmp_path / "r.png", GREEN)).path)
-    left, right = colours(page)
-    assert near(left, RED)
-    assert near(right, BLUE)
-    assert page.evaluate("document.getElementById('timebar').hidden")
-    # The divider goes where the mouse takes it, and by keys.
-    x, y, width, height = page.box("#stage")
-    page.drag((x + width / 2, y + height / 2), (x + width * 0.9, y + height / 2))
-    assert all(near(colour, RED) for colour in colours(page))
-    page.evaluate("document.getElementById('stage').focus()")
-    for _ in range(5):
-        page.press("ArrowLeft")
-    assert page.evaluate("Number(document.getElementById('split').value)") == pytest.approx(85, abs=1)
-    page.evaluate("document.getElementById('split').focus()")
-    page.press("Home")
-    assert all(near(colour, BLUE) for colour in colours(page))
-    page.press("x")
-    page.wait("document.getElementById('rightname').textContent === 'A: a.png'")
-    assert all(near(colour, RED) for colour in colours(page))
-    page.evaluate("const choice = document.getElementById('right'); choice.value = 2; "
-                  "choice.dispatchEvent(new Event('change'))")  # fmt: skip
-    page.wait("document.getElementById('rightname').textContent === 'reference: r.png'")
-    assert all(near(colour, GREEN) for colour in colours(page))
-    assert page.errors == []
-
-
-def test_the_smaller_picture_is_enlarged_pixelated_or_smooth(page: Page, tmp_path: Path) -> None:
-    checks = (np.indices((8, 8)).sum(0) % 2 * 255).astype(np.uint8)
-    a, b = save(tmp_path / "a.png", np.dstack([checks] * 3)), plain(tmp_path / "b.png", BLUE, (64, 64))
-    page.open(compare(a, b, tmp_path / "page.html").path)
-    rendering = "[...document.querySelectorAll('.layer img')].map((image) => getComputedStyle(image).imageRendering)"
-    sizes = page.evaluate("[...document.querySelectorAll('.layer img')].map((i) => i.getBoundingClientRect().width)")
-    assert sizes[0] == sizes[1] > 300
-    assert page.evaluate(rendering) == ["pixelated", "pixelated"]
-    x, y, width, height = map(round, page.box("#stage"))
-    part = np.s_[y + height // 16 : y + height - height // 8, x + 4 : x + width // 2 - 30]
-    sharp = page.screenshot()[part]
-    page.press("s")
-    assert page.evaluate(rendering) == ["auto", "auto"]
-    smooth = page.screenshot()[part]
-    between = [np.mean((shot > 40) & (shot < 215)) for shot in (sharp, smooth)]
-    assert between[0] < 0.02
-    assert between[1] > 0.3
-
-
-def test_zoom_in_a_browser(page: Page, tmp_path: Path) -> None:
-    pixels = np.zeros((400, 400, 3), np.uint8)
-    pixels[:200, :200], pixels[200:, 200:] = RED, BLUE
-    path = save(tmp_path / "a.png", pixels)
-    page.open(compare(path, path, tmp_path / "page.html").path)
-    width = "document.querySelector('#leftlayer img').getBoundingClientRect().width"
-    page.click("[data-zoom='4']")
-    assert page.evaluate(width) == pytest.approx(1600)
-    assert page.evaluate("document.querySelector('[data-zoom=\"4\"]').getAttribute('aria-pressed')") == "true"
-    page.evaluate("document.getElementById('stage').focus()")
-    for _ in range(40):  # beyond the corner: it stays there
-        page.press("ArrowLeft", shift=True)
-        page.press("ArrowUp", shift=True)
-    assert all(near(colour, RED) for colour in colours(page))
-    x, y, *_ = page.box("#stage")
-    page.drag((x + 500, y + 500), (x + 20, y + 20))
-    page.drag((x + 500, y + 500), (x + 20, y + 20))
-    page.drag((x + 500, y + 500), (x + 20, y + 20))
-    assert all(near(colour, BLUE) for colour in colours(page))
-    page.press("1")
-    assert page.evaluate(width) == pytest.approx(400)
-    page.press("+")
-    assert page.evaluate(width) == pytest.approx(500)
-    page.press("0")
-    assert page.evaluate(width) == pytest.approx(page.box("#stage")[2])
-    assert page.errors == []
-
-
-def test_clips_in_a_browser(page: Page, tmp_path: Path) -> None:
-    first = [(40 * index, 0, 200) for index in range(6)]
-    second = [(0, 40 * index, 90) for index in range(6)]
-    a, b = folder(tmp_path / "a", first), folder(tmp_path / "b", second)
-    page.open(compare(a, b, tmp_path / "page.html", b).path, height=1400)
-    cursor = "Number(document.querySelector('.chart .cursor').getAttribute('x1'))"
-    start = page.evaluate(cursor)
-
-    def assert_shown(number: int) -> None:
-        page.wait(f"document.getElementById('stage').dataset.shown === '{number}'")
-        left, right = colours(page)
-        assert near(left, first[number])
-        assert near(right, second[number])
-        assert page.evaluate("document.getElementById('clock').value").startswith(
-            f"frame {number + 1}, {number / 25:.3f}"
-        )
-
-    assert_shown(0)
-    page.evaluate("document.getElementById('frame').focus()")
-    page.press("ArrowRight")
-    assert_shown(1)
-    page.press("End")
-    assert_shown(5)
-    assert page.evaluate(cursor) > start + 600
-    page.press(",")
-    page.press(",")
-    assert_shown(3)
-    x, y, width, height = page.box(".chart")
-    page.drag((x + width * 0.36, y + height / 2), (x + width * 0.36, y + height / 2))  # 0.07 of 0.2 s
-    assert_shown(2)
-    page.click("#play")
-    page.wait("document.getElementById('stage').dataset.shown === '4'")
-    page.click("#play")
-    assert page.evaluate("document.getElementById('play').getAttribute('aria-pressed')") == "false"
-    assert page.errors == []
-
-
-def test_no_script_of_a_name_runs_and_nothing_is_asked_for(page: Page, tmp_path: Path) -> None:
-    path = evil_page(tmp_path / "evil.html")
-    page.open(path)
-    assert page.evaluate("document.querySelectorAll('.layer img').length") == 2
-    assert page.evaluate("document.getElementById('leftname').textContent") == EVIL
-    assert page.evaluate("document.getElementById('rightname').textContent") == CLOSING
-    assert page.evaluate("document.title") == EVIL + CLOSING
-    assert page.errors == []
-    asked = [url for url in page.requests if not url.startswith("data:image/")]
-    assert asked == [path.absolute().as_uri()]
-    # The page's policy stops what would get in nevertheless.
-    assert page.evaluate("fetch('data:text/plain,x').then(() => 'fetched', () => 'refused')") == "refused"
