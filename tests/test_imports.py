@@ -16,7 +16,7 @@ ALLOWED = {
     "io": set(),
     "metrics": {"nn"},
     "camera": set(),
-    "degradation": {"ops", "metrics"},
+    "degradation": {"ops", "metrics", "io"},
     "burst_simulation": {"camera", "metrics", "degradation"},
     "pipelines": {"ops", "nn", "models", "io", *SHARED, "_extension"},
     "train": {"ops", "nn", "models", "pipelines", "io", *SHARED},
