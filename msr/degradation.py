@@ -23,6 +23,9 @@ BURST_SHIFT, BURST_ROTATION, BURST_NOISE = 4.0, 1.0, 0.01
 # "real": how many clips are neither noisy nor compressed, and how many are reduced by points instead of areas.
 CLEAN_SHARE, POINT_SHARE = 0.35, 0.2
 
+# "real": the largest standard deviation of the noise where none is named, range 1.
+REAL_NOISE = 0.012
+
 # "raw" is not for pictures one by one: `msr.burst_simulation.simulate_raw_burst` makes whole bursts.
 PHASES: dict[str, Phase] = {
     "bi": "centered",
@@ -126,7 +129,14 @@ def compress_h264(frames: Tensor, crf: int) -> Tensor:
     return to_tensor(through_h264(pictures, crf))
 
 
-def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float = 0.0, h264: float = 0.0) -> Tensor:
+def degrade_real(
+    hr: Tensor,
+    scale: int,
+    rng: np.random.Generator,
+    plain: float = 0.0,
+    h264: float = 0.0,
+    noise: float = REAL_NOISE,
+) -> Tensor:
     """People's own clips: one random blur for all frames, a centred reduction, and mostly light noise and compression.
 
     A third is clean, and a fifth is taken from single points of the blurred frames, as BD does (at this phase), so that
@@ -134,7 +144,7 @@ def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float 
     ``(T, 3, H/s, W/s)``, s dividing H and W; ``rng`` decides all.
 
     Of all clips the share ``plain`` is BI, unblurred. Of those that are not clean the share ``h264`` is compressed as a
-    clip, of the others most frame by frame (JPEG).
+    clip, of the others most frame by frame (JPEG). ``noise`` is its largest standard deviation.
 
     Example:
         >>> degrade_real(torch.rand(2, 3, 8, 12), 4, np.random.default_rng(0)).shape
@@ -153,8 +163,8 @@ def degrade_real(hr: Tensor, scale: int, rng: np.random.Generator, plain: float 
         blurred = gaussian_blur(hr, float(rng.uniform(0.2, 0.35 * scale + 0.4)))
         lr = F.avg_pool2d(blurred, scale) if way < (1.0 + POINT_SHARE) / 2.0 else resize(blurred, scale=1.0 / scale)
     if not clean:
-        noise = float(rng.uniform(0.0, 0.012))
-        lr = lr + torch.from_numpy(rng.standard_normal(lr.shape, dtype=np.float32)) * noise
+        sigma = float(rng.uniform(0.0, noise))
+        lr = lr + torch.from_numpy(rng.standard_normal(lr.shape, dtype=np.float32)) * sigma
         if h264 > 0.0 and rng.random() < h264:
             lr = compress_h264(lr, int(rng.integers(14, 31)))
         elif rng.random() < 0.7:
@@ -178,7 +188,7 @@ def degrade(
         name: ``"bi"``, ``"bd"``, ``"box"`` or ``"real"`` (see the functions of these names).
         scale: reduction.
         rng: decides what is random in ``"real"`` and the noise of ``"box"``.
-        noise: standard deviation of what ``"box"`` adds, range 1.
+        noise: standard deviation of what ``"box"`` adds, the largest of what ``"real"`` adds (0: 0.012); range 1.
         plain: of ``"real"``, the share that is ``"bi"``.
         h264: of what ``"real"`` does not leave clean, the share that is compressed as a clip.
 
@@ -199,7 +209,7 @@ def degrade(
     if name == "box":
         return degrade_box(hr, scale, noise, rng)
     if name == "real":
-        return degrade_real(hr, scale, rng, plain, h264)
+        return degrade_real(hr, scale, rng, plain, h264, noise or REAL_NOISE)
     raise ValueError(f"degradation must be bi, bd, box or real, got {name!r}")
 
 

@@ -163,6 +163,19 @@ def test_what_real_does_not_leave_clean_goes_through_h264_as_asked() -> None:
     assert np.median(through) < 0.5
 
 
+def test_the_noise_of_real_is_as_strong_as_asked() -> None:
+    gray = torch.full((1, 3, 96, 96), 0.5)
+
+    def spread(noise: float) -> np.ndarray:
+        return np.array(
+            [float(degrade(gray, "real", 2, np.random.default_rng(n), noise=noise).std()) for n in range(40)]
+        )
+
+    light, strong = spread(0.0), spread(0.06)
+    assert 0.009 < light.max() < 0.0125
+    assert 0.045 < strong.max() < 0.0605
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_real_is_centred_however_it_reduces(scale: int) -> None:
     size = 24 * scale

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msr.burst_simulation import Shake, SimulatedBurst, Trouble, simulate_raw_burst
+from msr.burst_simulation import Shake, SimulatedBurst, Trouble, simulate_jpeg_burst, simulate_raw_burst
 from msr.camera import PATTERNS, develop, random_sensor
-from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo
+from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo, to_tensor
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
 from msr.pipelines.burst_protocol import handheld, learned, protocol_burst, raw_figures
@@ -79,13 +79,20 @@ class BurstTask(MotionTask):
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
         for index, path in enumerate(self.validation[:8]):
-            lr, hr = burst_from_photo(read_rgb(path), self.settings.frames, self.scale, np.random.default_rng(index))
+            lr, hr = self._held_out(read_rgb(path), np.random.default_rng(index))
             sr = quantize(model(lr[None].to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr[None]), crop=2 * self.scale))
             if shown is None:
                 shown = side_by_side(resize(lr[:1], scale=self.scale)[0], sr[0], hr)
         assert shown is not None
         return float(np.mean(figures)), shown
+
+    def _held_out(self, photo: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Frames and original: those of the protocol, or for "real" JPEG files as a phone keeps them."""
+        if self.degradation.name != "real":
+            return burst_from_photo(photo, self.settings.frames, self.scale, rng)
+        burst = simulate_jpeg_burst(photo, self.settings.frames, self.scale, rng)
+        return to_tensor(burst.frames), burst.truth
 
 
 class RawBurstTask(BurstTask):

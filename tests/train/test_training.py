@@ -118,10 +118,11 @@ def test_video_from_clips_alone(tmp_path: Path, clips: Path) -> None:
     assert load_model(output).kind == "video"
 
 
-def test_burst(tmp_path: Path, photos: Path) -> None:
+@pytest.mark.parametrize("degradation", ["box", "real"])
+def test_burst(degradation: str, tmp_path: Path, photos: Path) -> None:
     output = tmp_path / "mine.safetensors"
     run = tables("burst", photos, output, flow_weight=0.1)
-    run["degradation"] = {"name": "box", "noise": 0.01}
+    run["degradation"] = {"name": degradation, "noise": 0.01}
     run["data"]["validation"] = str(photos)
     train(write(tmp_path / "c.toml", **run))
     log = check_results(output, "burst", (96, 96))
