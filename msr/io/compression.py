@@ -7,6 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from msr.io.encoders import x264_params
+
 _FORMAT = "yuv420p"
 
 
@@ -19,7 +21,7 @@ def through_h264(frames: np.ndarray, crf: int, preset: str = "medium") -> np.nda
         preset: how thoroughly x264 searches.
 
     Returns:
-        As many frames of the same size. One thread encodes, so that the same frames give the same result.
+        As many frames of the same size; the same frames give the same result.
 
     Example:
         >>> through_h264(np.full((3, 16, 21, 3), 128, np.uint8), 23).shape
@@ -30,7 +32,7 @@ def through_h264(frames: np.ndarray, crf: int, preset: str = "medium") -> np.nda
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width, encoder.pix_fmt = *even.shape[1:3], _FORMAT
     encoder.framerate, encoder.thread_count = Fraction(25), 1
-    encoder.options = {"crf": str(crf), "preset": preset}
+    encoder.options = {"crf": str(crf), "preset": preset, "x264-params": ":".join(x264_params())}
     packets = []
     for index, picture in enumerate(even):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=_FORMAT)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import torch
 
 from msr.errors import InputError
 from msr.io.format import ClipFormat, Mastering, PixelFormat, planar_format
@@ -112,10 +113,24 @@ def encoder_options(encoder: str, clip: ClipFormat, settings: EncoderSettings) -
     name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
     if encoder == "libx265":
         params.append("log-level=none")
+    if encoder == "libx264":
+        params += x264_params()
     if name:
         params += _hdr(encoder, clip)
         options |= {name: ":".join(params)} if params else {}
     return options
+
+
+def x264_params() -> list[str]:
+    """Settings with which x264 makes the same stream of the same frames each time.
+
+    Its code for AVX-512 (seen in core 165) does not, at some sizes; that for AVX2 does, as fast.
+
+    Example:
+        >>> x264_params() in (["asm=avx2"], [])
+        True
+    """
+    return ["asm=avx2"] if torch.backends.cpu.get_cpu_capability() == "AVX512" else []
 
 
 def holds_hdr(encoder: str) -> bool:
