@@ -97,7 +97,8 @@ def run_clip(
             if plan.segment and stream.state.frames % plan.segment == 0:
                 put(stream.state)
             report.advance()
-        if plan.segment and stream.state.frames % plan.segment:
+        # A run that goes on where all frames were done has none for another segment.
+        if count and plan.segment and stream.state.frames % plan.segment:
             put(stream.state)
     return count
 

@@ -118,6 +118,27 @@ def test_what_was_asked_must_be_the_same(stock: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.parametrize("name", ["b.mp4", "b"])
+def test_stopped_while_all_is_joined(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / name
+
+    def full(*_: object, **__: object) -> None:
+        raise WorkError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        for joins in ("assemble", "join_folders"):
+            patch.setattr(f"msr.io.{joins}", full)
+        with pytest.raises(WorkError, match="No space left on device; 14 frames are done and kept"):
+            msr.upscale_video(stock / "a.mp4", target, model=model, options=options())
+    written = msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    assert written.frames == 14
+    if target.is_dir():
+        assert len(list(target.iterdir())) == 14
+    else:
+        assert decoded(target) == decoded(stock / "whole.mp4")
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_folder_that_is_removed_by_half_names_no_segments(
     stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
