@@ -172,9 +172,10 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 
 def _default_name(kind: str, scale: int) -> str:
     shipped = {card.name: card.scale for card in available_models() if card.kind == kind}
-    name = f"{kind}-x{scale}"
-    if name not in shipped:
-        scales = sorted(set(shipped.values()))
-        have = f"there are some for {', '.join(f'x{s}' for s in scales)}" if scales else "none of that kind ship"
-        raise InputError(f"no {kind} weights for scale {scale}: {have}")
-    return name
+    # What was trained for people's own files comes before what was trained for a protocol.
+    for name in (f"{kind}-x{scale}-real", f"{kind}-x{scale}"):
+        if name in shipped:
+            return name
+    scales = sorted(set(shipped.values()))
+    have = f"there are some for {', '.join(f'x{s}' for s in scales)}" if scales else "none of that kind ship"
+    raise InputError(f"no {kind} weights for scale {scale}: {have}")

@@ -61,7 +61,8 @@ class ImageTask:
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         crops = [augment(self.photos.crop(self.size, rng), rng) for _ in range(self.settings.batch)]
         hr = to_tensor(np.stack(crops))
-        lr = self.degradation.apply(hr, self.scale, rng)
+        # Each picture by itself: in "real" the frames of a clip share their blur, noise and compression.
+        lr = torch.cat([self.degradation.apply(x[None], self.scale, rng) for x in hr])
         m, s = MARGIN, self.scale
         return {"lr": lr[..., m:-m, m:-m].contiguous(), "hr": hr[..., m * s : -m * s, m * s : -m * s].contiguous()}
 

@@ -56,7 +56,7 @@ def test_a_folder_and_a_list_of_files_are_the_same_burst(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("scale", "model", "options", "size"),
     [
-        (None, None, BurstOptions(), (256, 192)),  # burst-x4 ships
+        (None, None, BurstOptions(), (256, 192)),  # burst-x4-real ships
         (4, None, BurstOptions(), (256, 192)),
         (2, None, BurstOptions(), (128, 96)),
         (1.37, None, BurstOptions(), (88, 66)),

@@ -1,0 +1,20 @@
+"""Which model runs where none is named: what was trained for people's own files."""
+
+import pytest
+
+from msr.models import load_model
+from msr.pipelines.choose import choose_model, nearest_scale
+from msr.pipelines.job import describe_model
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "name"),
+    [("video", 2, "video-x2"), ("video", 4, "video-x4"), ("burst", 4, "burst-x4-real"), ("image", 3, "image-x3")],
+)
+def test_the_default(kind: str, scale: int, name: str) -> None:
+    assert describe_model(choose_model((kind,), scale, None).module) == describe_model(load_model(name))
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(1.0, 2), (1.5, 2), (2.0, 2), (2.1, 4), (4.0, 4), (6.0, 4)])
+def test_the_nearest_scale(factor: float, scale: int) -> None:
+    assert nearest_scale("video", factor) == scale
