@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     where = about(torch.device("cpu"))
     print(f"{where['device']}, {where['threads']} threads, bf16, channels_last, {WIDTH}x{HEIGHT}")
-    print(f"{'model':<16}{'GMACs':>8}{'ms':>9}{'GMAC/s':>9}{'plain GMAC/s':>14}{'share':>8}")
+    print(f"{'model':<20}{'GMACs':>8}{'ms':>9}{'GMAC/s':>9}{'plain GMAC/s':>14}{'share':>8}")
     rows = []
     for card in available_models():
         if options.names and card.name not in options.names:
@@ -128,7 +128,7 @@ def main() -> None:
         rows.append(row)
         numbers = f"{row['gmacs']:>8.2f}{row['ms']:>9.1f}{row['gmacs_per_s']:>9.1f}{row['plain_gmacs_per_s']:>14.1f}"
         share = f"{row['share']:>8.0%}{'' if row['share'] >= WANTED else '  below'}"
-        print(f"{card.name:<16}{numbers}{share}\n{shown}", end="", flush=True)
+        print(f"{card.name:<20}{numbers}{share}\n{shown}", end="", flush=True)
     path = (
         options.json
         or RESULTS / f"model_throughput-{'-'.join(str(where['device']).lower().split())}-{where['date']}.json"
