@@ -61,7 +61,7 @@ def merge_burst(
         frames: one or more pictures as for ``upscale_image``, all of one size, dtype and number of channels;
             the first is the base.
         scale: enlargement factor; None: the model's, or 4.
-        model: None for ``burst-x{scale}``, a name, a weights file or a loaded module.
+        model: None for ``burst-x{scale}-real``, a name, a weights file or a loaded module.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.

@@ -20,6 +20,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 #: Pixels of context around a tile for models that name none: what flow and alignment reach.
 _HALO = 48
 
+#: Defaults that are not ``{kind}-x{scale}``, which does less well on people's own files.
+_OWN_FILES = {("burst", 4): "burst-x4-real"}
+
 #: A larger output is refused: 2^30 pixels, the limit of the picture encoders.
 MAX_OUTPUT_PIXELS = 1 << 30
 
@@ -172,10 +175,9 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 
 def _default_name(kind: str, scale: int) -> str:
     shipped = {card.name: card.scale for card in available_models() if card.kind == kind}
-    # What was trained for people's own files comes before what was trained for a protocol.
-    for name in (f"{kind}-x{scale}-real", f"{kind}-x{scale}"):
-        if name in shipped:
-            return name
-    scales = sorted(set(shipped.values()))
-    have = f"there are some for {', '.join(f'x{s}' for s in scales)}" if scales else "none of that kind ship"
-    raise InputError(f"no {kind} weights for scale {scale}: {have}")
+    name = _OWN_FILES.get((kind, scale), f"{kind}-x{scale}")
+    if name not in shipped:
+        scales = sorted(set(shipped.values()))
+        have = f"there are some for {', '.join(f'x{s}' for s in scales)}" if scales else "none of that kind ship"
+        raise InputError(f"no {kind} weights for scale {scale}: {have}")
+    return name
