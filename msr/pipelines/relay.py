@@ -89,12 +89,13 @@ class Channel(Generic[T]):
 
 
 @contextlib.contextmanager
-def read_ahead(source: Iterable[T], size: int) -> Iterator[Iterator[T]]:
+def read_ahead(source: Iterable[T], size: int, patience: float | None = _PATIENCE) -> Iterator[Iterator[T]]:
     """Run an iterable in a thread of its own, up to ``size`` items ahead.
 
     Args:
         source: what to iterate, once; its errors appear in the iteration, after the items before them.
         size: how many items may wait.
+        patience: seconds to wait at the end for the item that is being made; None for as long as it takes.
 
     Yields:
         An iterator over the items. When the block ends the thread is told to stop.
@@ -122,7 +123,7 @@ def read_ahead(source: Iterable[T], size: int) -> Iterator[Iterator[T]]:
         yield iter(channel)
     finally:
         channel.abandon()
-        thread.join(_PATIENCE)
+        thread.join(patience)
 
 
 @contextlib.contextmanager

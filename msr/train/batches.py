@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Generator
+import itertools
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from torch import Tensor
 
+from msr.pipelines.relay import read_ahead
 from msr.train.tasks import Task
 
 
 def batches(task: Task, seed: int, first: int = 0, rank: int = 0) -> Generator[dict[str, Tensor]]:
-    """Endless batches from step ``first`` on, those of a run that began at step 0.
+    """Endless batches from step ``first`` on, those of a run that began at step 0; closed, it has no thread left.
 
     Args:
         task: makes them.
@@ -28,36 +28,15 @@ def batches(task: Task, seed: int, first: int = 0, rank: int = 0) -> Generator[d
         >>> next(batches(task, seed=0))["lr"].shape    # doctest: +SKIP
         torch.Size([16, 3, 32, 32])
     """
-    ready: queue.Queue[dict[str, Tensor] | BaseException] = queue.Queue(maxsize=4)
-    stop = threading.Event()
 
-    def put(item: dict[str, Tensor] | BaseException) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.5)
-                return
-            except queue.Full:
-                continue
+    def made() -> Iterator[dict[str, Tensor]]:
+        # A task may simulate several batches at once: they are made again from the first of them.
+        for step in itertools.count(first - first % task.period):
+            batch = task.sample(np.random.default_rng((seed, rank, step)))
+            if step >= first:
+                yield batch
 
-    def work() -> None:
-        try:
-            # A task may simulate several batches at once: they are made again from the first of them.
-            step = first - first % task.period
-            while not stop.is_set():
-                batch = task.sample(np.random.default_rng((seed, rank, step)))
-                if step >= first:
-                    put(batch)
-                step += 1
-        except BaseException as error:  # carried over to the training thread
-            put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
+    # Without patience: Python ends a thread that it finds at work when it exits itself, and in compiled code, which
+    # does not expect that, this aborts the process.
+    with read_ahead(made(), 4, patience=None) as ready:
+        yield from ready

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -241,36 +242,43 @@ class _Run:
             row = bar.add_task("training", total=1000)
             trainer.enter_stage()
             ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
-            while trainer.progress < 1.0:
-                if trainer.enter_stage():
-                    ready.close()
-                    ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
-                start = time.monotonic()
-                batch = next(ready)
-                self.waited += time.monotonic() - start
-                logs = trainer.update(batch)
-                self.spent += time.monotonic() - start
-                trainer.seconds = trainer.ranks.agree(trainer.seconds + time.monotonic() - start)
-                if self.record is None:
-                    continue
-                for key, value in logs.items():
-                    finite = math.isfinite(value)
-                    trainer.sums.setdefault(key if finite else "skipped", []).append(value if finite else 1.0)
-                self._note_what_is_due(self.record)
-                if time.monotonic() - last_save > 60.0 * settings.checkpoint_minutes:
-                    trainer.save()
-                    last_save = time.monotonic()
-                said = f"step {trainer.step} loss {logs['loss']:.4f}, waiting for data {self.waiting:.0%}"
-                bar.update(row, completed=int(1000 * trainer.progress), description=said)
-            ready.close()
+            try:
+                while trainer.progress < 1.0:
+                    if trainer.enter_stage():
+                        ready.close()
+                        ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
+                    logs = self._step(ready)
+                    if self.record is None:
+                        continue
+                    self._note(self.record, logs)
+                    if time.monotonic() - last_save > 60.0 * settings.checkpoint_minutes:
+                        trainer.save()
+                        last_save = time.monotonic()
+                    said = f"step {trainer.step} loss {logs['loss']:.4f}, waiting for data {self.waiting:.0%}"
+                    bar.update(row, completed=int(1000 * trainer.progress), description=said)
+            finally:
+                ready.close()
+
+    def _step(self, ready: Iterator[dict[str, Tensor]]) -> dict[str, float]:
+        trainer = self.trainer
+        start = time.monotonic()
+        batch = next(ready)
+        self.waited += time.monotonic() - start
+        logs = trainer.update(batch)
+        self.spent += time.monotonic() - start
+        trainer.seconds = trainer.ranks.agree(trainer.seconds + time.monotonic() - start)
+        return logs
 
     @property
     def waiting(self) -> float:
         """The share of the time in which the network had no data."""
         return self.waited / max(self.spent, 1e-9)
 
-    def _note_what_is_due(self, record: Record) -> None:
+    def _note(self, record: Record, logs: dict[str, float]) -> None:
         trainer, settings = self.trainer, self.trainer.config.train
+        for key, value in logs.items():
+            finite = math.isfinite(value)
+            trainer.sums.setdefault(key if finite else "skipped", []).append(value if finite else 1.0)
         if trainer.step % settings.log_every == 0:
             record.note(trainer.step, {**_means(trainer), "waiting": round(self.waiting, 3)})
             trainer.sums, self.waited, self.spent = {}, 0.0, 0.0

@@ -318,6 +318,26 @@ def test_an_error_in_making_batches_reaches_the_training_thread() -> None:
         next(batches(Broken(), 0))  # type: ignore[arg-type]
 
 
+def test_no_thread_is_at_work_once_batches_are_closed() -> None:
+    # Python ends such a thread when it exits itself, and in the middle of compiled code that aborts the process.
+    code = (
+        "import cv2, numpy as np, torch\n"
+        "from msr.train.batches import batches\n"
+        "class Slow:\n"
+        "    period = 1\n"
+        "    def sample(self, rng):\n"
+        "        x = torch.rand(8, 3, 64, 64)\n"
+        "        for _ in range(20):\n"
+        "            x = torch.nn.functional.conv2d(x, torch.ones(3, 3, 3, 3), padding=1)\n"
+        "        return {'x': x}\n"
+        "ready = batches(Slow(), 0)\n"
+        "next(ready)\n"
+        "ready.close()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_time_limits_training_too(tmp_path: Path, photos: Path) -> None:
     trainer = Trainer(config("image", photos, tmp_path / "a.safetensors", steps=100, minutes=2.0))
     trainer.step, trainer.seconds = 10, 60.0
