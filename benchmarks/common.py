@@ -60,12 +60,15 @@ def about(device: torch.device) -> dict[str, str | int]:
 
 
 def _processor() -> str:
+    """Return the name of the processor and its vectors: some makers give all of a family one name."""
+    name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def measure(case: Case, device: torch.device, seconds: float = 3.0) -> list[Row]:

@@ -220,11 +220,17 @@ def truncate(path: Path, share: float = 0.7) -> Path:
 
 
 def corrupt(path: Path) -> Path:
-    """Overwrite the middle of the largest video packet but the first; its container stays whole."""
+    """Overwrite the first half of the largest video packet but the first; its container stays whole.
+
+    Its header too: of arbitrary bytes behind it a decoder makes some picture or other, and says nothing.
+    """
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size and packet.pos is not None]
-        at, size = max(((packet.pos, packet.size) for packet in packets[1:]), key=lambda place: place[1])
-    data = bytearray(path.read_bytes())
-    data[at + size // 4 : at + size * 3 // 4] = np.random.default_rng(0).bytes(size * 3 // 4 - size // 4)
-    path.write_bytes(data)
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    largest = max(packets[1:], key=len)
+    data = path.read_bytes()
+    if largest not in data:  # Matroska leaves out the header of a ProRes frame
+        largest = largest[8:]
+    assert data.count(largest) == 1
+    half = len(largest) // 2
+    path.write_bytes(data.replace(largest, np.random.default_rng(0).bytes(half) + largest[half:]))
     return path

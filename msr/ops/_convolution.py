@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msr.ops._layout import empty_like, memory_format
+from msr.ops._precision import needs_widening
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
@@ -71,7 +72,13 @@ def in_layout_of(like: Tensor, out: Tensor) -> Tensor:
 def needed_gradients(
     forward: Callable[..., Tensor], grad: Tensor, tensors: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of `forward(*tensors)`, each in the layout of its tensor, or empty where not needed."""
+    """Return the gradients of `forward(*tensors)`, each in the layout of its tensor, or empty where not needed.
+
+    They are computed in float32 where the device has no products of the dtype.
+    """
+    given = tensors
+    if needs_widening(grad.dtype, grad.device):
+        grad, tensors = grad.float(), [None if tensor is None else tensor.float() for tensor in tensors]
 
     def of_needed(*needed: Tensor) -> Tensor:
         left = iter(needed)
@@ -82,7 +89,7 @@ def needed_gradients(
     gradients = iter(backward(grad))
     return tuple(
         empty.copy_(next(gradients)) if need else empty
-        for empty, need in zip(empty_gradients(tensors, needs), needs, strict=True)
+        for empty, need in zip(empty_gradients(given, needs), needs, strict=True)
     )
 
 

@@ -17,6 +17,7 @@ from msr.ops._convolution import (
     needed_gradients,
     new_output,
 )
+from msr.ops._precision import CPU_MULTIPLIES_BFLOAT16
 
 
 def conv_pixel_shuffle(
@@ -44,7 +45,7 @@ def conv_pixel_shuffle(
     Returns:
         `(B, Cout, H * r, W * r)` with the dtype and memory format of `x`. Sums are float32, or float64 where `x` is.
         Under autocast all four take its dtype. Differentiable once, in all four tensors. Kernels serve r to 4; above,
-        and in bfloat16 on the CPU, PyTorch's own three steps run.
+        and in bfloat16 on a CPU that multiplies it, PyTorch's own three steps run.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -60,8 +61,9 @@ def conv_pixel_shuffle(
     """
     x, weight, bias, prelu_weight = in_autocast_dtype(x, weight, bias, prelu_weight)
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
-    # PyTorch has the CPU's own bfloat16 products, and is faster than the kernel there.
-    if upscale_factor > 4 or (x.dtype == torch.bfloat16 and x.device.type == "cpu"):
+    # Where the CPU has bfloat16 products of its own, PyTorch uses them and is faster than the kernel.
+    own_products = x.dtype == torch.bfloat16 and x.device.type == "cpu" and CPU_MULTIPLIES_BFLOAT16
+    if upscale_factor > 4 or own_products:
         return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
     return torch.ops.msr.conv_pixel_shuffle.default(x, weight, bias, upscale_factor, activation, prelu_weight)
 

@@ -17,6 +17,7 @@ from msr.ops._convolution import (
     needed_gradients,
     new_output,
 )
+from msr.ops._precision import CPU_MULTIPLIES_BFLOAT16
 
 Pair = int | Sequence[int]
 
@@ -52,8 +53,8 @@ def conv_transpose2d(
         `(B, Cout, Ho, Wo)` with the dtype and memory format of `input`, where
         `Ho = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1`. Sums are float32, or float64
         where `input` is. Under autocast all four take its dtype. Differentiable once, in all four. Kernels serve
-        one group without dilation, sizes to 9 and strides 2 to 4, in bfloat16 on the CPU Cout to 4; all else runs as
-        PyTorch's own convolution and activation.
+        one group without dilation, sizes to 9 and strides 2 to 4, in bfloat16 on a CPU that multiplies it Cout to 4;
+        all else runs as PyTorch's own convolution and activation.
 
     Raises:
         ValueError: shapes, dtypes, devices or names that do not fit.
@@ -129,8 +130,9 @@ def _fits_kernels(
     dilation: Sequence[int],
 ) -> bool:
     """Return whether the compiled kernels cover these sizes and are faster than PyTorch there."""
-    # PyTorch has the CPU's own bfloat16 products: there the kernel wins for the channels of a picture alone.
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.shape[1] > 4:
+    # Where the CPU has bfloat16 products of its own, the kernel wins for the channels of a picture alone.
+    own_products = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and CPU_MULTIPLIES_BFLOAT16
+    if own_products and weight.shape[1] > 4:
         return False
     plain = groups == 1 and all(step == 1 for step in dilation)
     return plain and max(weight.shape[2:]) <= 9 and all(2 <= step <= 4 for step in stride)

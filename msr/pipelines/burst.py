@@ -63,7 +63,8 @@ def merge_burst(
         scale: enlargement factor; None: the model's, or 4.
         model: None for ``burst-x{scale}-real``, a name, a weights file or a loaded module.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the
+            device has instructions for it, else float32.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.
 
     Returns:

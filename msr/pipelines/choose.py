@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msr.errors import InputError
 from msr.models import available_models, load_model, self_ensemble
+from msr.ops._precision import multiplies_bfloat16
 from msr.ops.resize import Phase
 
 #: A name that ships, a weights file, or a loaded module.
@@ -72,7 +73,7 @@ def choose_model(
         model: None for the one that ships for the first kind and the scale; a name, a weights file, or a module, which
             runs where and as it is (``device`` and ``dtype`` are for names and files).
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"`` (see `resolve_dtype`).
         ensemble: whether results are means over turns and flips (`msr.models.self_ensemble`).
 
     Returns:
@@ -86,7 +87,8 @@ def choose_model(
         >>> choose_model(("image",), 4, None).scale    # doctest: +SKIP
         4
     """
-    precision = resolve_dtype(dtype)
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int) or scale < 1):
         raise InputError(f"scale must be a whole number from 1, got {scale!r}")
     if isinstance(model, nn.Module):
@@ -96,7 +98,6 @@ def choose_model(
         layout = torch.contiguous_format if precision == torch.float32 else torch.channels_last
         module = model
     else:
-        place = resolve_device(device)
         name = _default_name(kinds[0], 4 if scale is None else scale) if model is None else model
         # But for full precision on a GPU, whose tensor cores do not serve it, channels_last is quicker.
         planes = place.type == "cuda" and precision == torch.float32
@@ -158,18 +159,20 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def resolve_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype of ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is the quicker of the first two.
 
     Raises:
         InputError: another name.
 
     Example:
-        >>> resolve_dtype("bfloat16")
+        >>> resolve_dtype("bfloat16", torch.device("cpu"))
         torch.bfloat16
     """
+    if dtype == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     if dtype not in _DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        raise InputError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {dtype!r}")
     return _DTYPES[dtype]
 
 

@@ -49,7 +49,8 @@ def upscale_image(
         scale: enlargement factor; None: the model's, or 4.
         model: None for ``image-x{scale}``, a name, a weights file or a loaded module.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the
+            device has instructions for it, else float32.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.
         ensemble: take the mean over the picture turned and flipped in all eight ways, which is a little better (some
             0.1 dB) and takes eight times as long; for models of the phase ``"centered"``.

@@ -15,6 +15,7 @@ from msr import io
 from msr._extension import LIBRARIES
 from msr.models import available_models
 from msr.ops import kernels
+from msr.ops._precision import multiplies_bfloat16
 
 
 def models_table() -> tuple[list[str], list[list[str]]]:
@@ -45,6 +46,8 @@ def info_table() -> tuple[list[str], list[list[str]]]:
         except importlib.metadata.PackageNotFoundError:
             rows.append([name, "not found"])
     vectors = torch.backends.cpu.get_cpu_capability()
+    if multiplies_bfloat16(torch.device("cpu")):
+        vectors += " with bfloat16"
     rows.append(["cpu", f"{platform.machine()}, {torch.get_num_threads()} threads, {vectors}"])
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)

@@ -84,7 +84,8 @@ def upscale_frames(
         model: None for ``video-x{scale}``, a name, a weights file or a loaded module; an image model
             runs frame by frame.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: of the weights: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the
+            device has instructions for it, else float32.
         tile: side of the tiles in LR pixels, at least 32; None or 0: by the size of the memory.
         cuts: whether the model starts anew where a scene does.
 

@@ -80,7 +80,7 @@ class TrainConfig:
     flow_only: bool = False  # train the flow network alone
     taken_rate: float = 1.0  # learning rate of what `init` gave, relative to that of what is new
     ema: float = 0.999
-    bf16: bool = True
+    bf16: bool = True  # multiply in bfloat16, but on a device without instructions for it, where that takes far longer
     seed: int = 0
     threads: int = 0  # 0: as PyTorch chooses
     validate_every: int = 500

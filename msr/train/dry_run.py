@@ -68,6 +68,7 @@ def dry_run(config: Path) -> list[list[str]]:
     rows.append(
         ["operations", f"{operations:.2f} GMACs for {of_what} of {WIDTH}x{HEIGHT} (convolutions, correlations)"]
     )
+    rows.append(["precision", "bfloat16 where it serves, else float32" if trainer.bf16 else "float32"])
     rows += [["data", line] for line in _data(settings)]
     total = 0.0
     starts = [0, *(math.ceil(share * settings.train.steps) for share, *_ in settings.train.stages)]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from msr.errors import InputError, WorkError
 from msr.models import ModelCard, build_model, save_model
+from msr.ops._precision import multiplies_bfloat16
 from msr.train.batches import batches
 from msr.train.config import Config, TrainConfig, load_config
 from msr.train.inheritance import load_teacher, take_over
@@ -50,6 +51,7 @@ class Trainer:
         self.checkpoint = self.output.with_suffix(".checkpoint.pt")
         self.ranks = Ranks.join()
         self.device = self.ranks.device
+        self.bf16 = settings.bf16 and multiplies_bfloat16(self.device)
         try:
             self.model = build_model(config.kind, config.model)
             taken = set().union(*(take_over(self.model, source, settings.init_blocks) for source in settings.init))
@@ -132,7 +134,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
         batch = {k: v.to(self.device) for k, v in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if self.teacher is not None and not settings.flow_only:
                 with torch.no_grad():
                     batch["taught"] = self.teacher(batch["lr"])

@@ -1,6 +1,7 @@
-"""Which model runs where none is named."""
+"""Which model runs where none is named, and in which precision."""
 
 import pytest
+import torch
 
 from msr.models import load_model
 from msr.pipelines.choose import choose_model, nearest_scale
@@ -18,3 +19,10 @@ def test_the_default(kind: str, scale: int, name: str) -> None:
 @pytest.mark.parametrize(("factor", "scale"), [(1.0, 2), (1.5, 2), (2.0, 2), (2.1, 4), (4.0, 4), (6.0, 4)])
 def test_the_nearest_scale(factor: float, scale: int) -> None:
     assert nearest_scale("video", factor) == scale
+
+
+@pytest.mark.parametrize(("has", "quicker"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_the_quicker_precision(has: bool, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msr.ops._precision.CPU_MULTIPLIES_BFLOAT16", has)
+    assert choose_model(("image",), 4, None, "cpu", "auto").dtype == quicker
+    assert choose_model(("image",), 4, None, "cpu").dtype == torch.float32

@@ -94,7 +94,7 @@ if sys.argv[1] == "kept":
     keep_freed_memory()
 torch.set_num_threads(1)
 faults = []
-for _ in range(9):
+for _ in range(15):
     torch.ones(1 << 24)  # 64 MB
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(json.dumps(faults[-1] - faults[2]))
@@ -103,4 +103,4 @@ print(json.dumps(faults[-1] - faults[2]))
         json.loads(subprocess.run([sys.executable, "-c", command, how], stdout=subprocess.PIPE, check=True).stdout)
         for how in ("kept", "as usual")
     )
-    assert kept < 0.1 * not_kept
+    assert kept < 0.1 * not_kept  # all pages once more is one in twelve, and happens

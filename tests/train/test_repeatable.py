@@ -1,5 +1,6 @@
 """Training runs that repeat, go on after a kill as if nothing had been, and stop where nothing can be learnt."""
 
+import contextlib
 import json
 import os
 import socket
@@ -36,7 +37,8 @@ def weights_of(output: Path) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "bf16"), [("image", True), ("video", False)])
-def test_two_runs_are_one(kind: str, bf16: bool, tmp_path: Path) -> None:
+def test_two_runs_are_one(kind: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msr.train.loop.multiplies_bfloat16", lambda device: True)  # on any processor
     photos = photo_folder(tmp_path / "photos", 2, 96)
     outputs = []
     for name in ("first", "second"):
@@ -205,13 +207,18 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         port = str(free.getsockname()[1])
     command = f"from pathlib import Path; from msr.train import train; train(Path({str(path)!r}))"
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, env={**os.environ, **world, "RANK": str(rank)},
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        assert process.communicate(timeout=200)[1] == b"" and process.returncode == 0  # noqa: PT018
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank in range(2):
+            process = subprocess.Popen(
+                [sys.executable, "-c", command], cwd=ROOT, env={**os.environ, **world, "RANK": str(rank)},
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)  # where one has failed the other waits for it
+        said = [process.communicate(timeout=200)[1] for process in processes]
+    assert said == [b"", b""]
+    assert [process.returncode for process in processes] == [0, 0]
     assert len(curve(tmp_path / "two.safetensors")) == 1
     # By hand in one process: each step's gradient is the mean of those of the two batches.
     trainer, _ = trainer_of(tmp_path / "alone", bf16=False, threads=1)

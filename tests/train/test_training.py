@@ -338,6 +338,18 @@ def test_no_thread_is_at_work_once_batches_are_closed() -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+def test_bfloat16_only_where_the_device_multiplies_it(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has in (False, True):
+        monkeypatch.setattr("msr.train.loop.multiplies_bfloat16", lambda device, has=has: has)
+        trainer = Trainer(config("image", photos, tmp_path / "a.safetensors"))
+        made: list[torch.Tensor] = []
+        trainer.model.head.register_forward_hook(lambda module, inputs, output, made=made: made.append(output))
+        trainer.update(trainer.task.sample(np.random.default_rng(0)))
+        assert [x.dtype for x in made] == [torch.bfloat16 if has else torch.float32]
+
+
 def test_time_limits_training_too(tmp_path: Path, photos: Path) -> None:
     trainer = Trainer(config("image", photos, tmp_path / "a.safetensors", steps=100, minutes=2.0))
     trainer.step, trainer.seconds = 10, 60.0
