@@ -9,7 +9,9 @@ namespace {
 // Group sizes that hold whole rows of the factor x factor squares, so that these are stored as runs of pixels.
 template <typename A>
 RowKernel<A> choose_kernel(int64_t factor, int64_t filters) {
-  if (factor == 3) return best_row_kernel<A>({row_kernel<A, 1, 12>(), row_kernel<A, 1, 9>()}, filters);
+  if (factor == 3)
+    return best_row_kernel<A>({row_kernel<A, 1, 12>(), row_kernel<A, 1, 9>(), row_kernel<A, 1, 6>(),
+                               row_kernel<A, 1, 3>()}, filters);
   return best_row_kernel<A>({row_kernel<A, 1, 12>(), row_kernel<A, 1, 8>(), row_kernel<A, 1, 4>()}, filters);
 }
 

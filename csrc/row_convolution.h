@@ -27,43 +27,30 @@ struct RowTask {
   int64_t pitch;
 };
 
-// Registers for S * G sums of two vectors each: 32 on ARM as in AVX-512, 16 on the older x86.
-#if defined(__aarch64__)
-constexpr int portable_vectors = 2;
-#else
-constexpr int portable_vectors = 1;
-#endif
-
 #define MSR_ROW_TARGET
 #define MSR_ROW_NAME rows_portable
 #define MSR_ROW_BYTES 16
-#define MSR_ROW_VECTORS portable_vectors
 #include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES
-#undef MSR_ROW_VECTORS
 
 #if defined(__x86_64__)
 #define MSR_ROW_TARGET __attribute__((target("avx2,fma")))
 #define MSR_ROW_NAME rows_avx2
 #define MSR_ROW_BYTES 32
-#define MSR_ROW_VECTORS 1
 #include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES
-#undef MSR_ROW_VECTORS
 
 #define MSR_ROW_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #define MSR_ROW_NAME rows_avx512
 #define MSR_ROW_BYTES 64
-#define MSR_ROW_VECTORS 2
 #include "row_convolution_body.h"
 #undef MSR_ROW_TARGET
 #undef MSR_ROW_NAME
 #undef MSR_ROW_BYTES
-#undef MSR_ROW_VECTORS
 #endif
 
 constexpr int64_t kLargestRowBlock = 32;
@@ -74,25 +61,40 @@ struct RowKernel {
   void (*run)(const RowTask<A>& task, int64_t offset, A* stage);
   int group;
   int64_t block;
+  double cost;  // of one channel and tap of a group, for each vector of pixels
 };
+
+// How many vectors of pixels `sums` sums may have each, so that all of them, the pixels and a weight lie in registers.
+template <int sums>
+constexpr int vectors_in(int registers) {
+  return registers > 16 ? 2 : sums <= 4 ? 3 : sums <= 6 ? 2 : 1;
+}
 
 template <typename A, int S, int G>
 RowKernel<A> row_kernel() {
+  // A cycle has as many products as loads, of which every vector of pixels and every weight takes one.
+  const auto of = [](auto run, int64_t bytes, int n) {
+    return RowKernel<A>{run, G, n * bytes / int64_t(sizeof(A)), double(std::max(S * G * n, S * G + n) + 1) / n};
+  };
+  constexpr int few = vectors_in<S * G>(16), many = vectors_in<S * G>(32);
 #if defined(__x86_64__)
-  if (simd() == Simd::avx512) return {rows_avx512<A, S, G>, G, int64_t(2 * 64 / sizeof(A))};
-  if (simd() == Simd::avx2) return {rows_avx2<A, S, G>, G, int64_t(32 / sizeof(A))};
+  if (simd() == Simd::avx512) return of(rows_avx512<A, S, G, many>, 64, many);
+  if (simd() == Simd::avx2) return of(rows_avx2<A, S, G, few>, 32, few);
 #endif
-  return {rows_portable<A, S, G>, G, int64_t(portable_vectors * 16 / sizeof(A))};
+#if defined(__aarch64__)
+  return of(rows_portable<A, S, G, many>, 16, many);
+#else
+  return of(rows_portable<A, S, G, few>, 16, few);
+#endif
 }
 
-// Of the compiled group sizes, the one that leaves least of its last group empty; larger ones win ties.
+// Of the compiled group sizes, the one that takes least, what is left empty of its last group included.
 template <typename A>
 RowKernel<A> best_row_kernel(std::initializer_list<RowKernel<A>> kernels, int64_t outputs) {
   RowKernel<A> best = *kernels.begin();
   double best_cost = 1e30;
   for (const RowKernel<A>& kernel : kernels) {
-    const int64_t groups = (outputs + kernel.group - 1) / kernel.group;
-    const double cost = double(groups) * (kernel.group + 0.5);  // half a step per group for loads and loop
+    const double cost = double((outputs + kernel.group - 1) / kernel.group) * kernel.cost;
     if (cost < best_cost) best = kernel, best_cost = cost;
   }
   return best;
@@ -168,10 +170,12 @@ class PackedRows {
         for (int64_t x = begin; x < end; ++x) packed[c * pitch_ + x] = load(plane[x]);
       }
     } else {
-      for (int64_t x = begin; x < end; ++x) {
-        const T* pixel = source + x * image.column_stride;
+      // A line of every plane at a time, out of as many pixels as stay in the cache meanwhile.
+      for (int64_t first = begin; first < end; first += 16) {
+        const int64_t last = std::min(first + 16, end);
         for (int64_t c = 0; c < image.channels; ++c) {
-          packed[c * pitch_ + x] = load(pixel[c * image.channel_stride]);
+          const T* channel = source + c * image.channel_stride;
+          for (int64_t x = first; x < last; ++x) packed[c * pitch_ + x] = load(channel[x * image.column_stride]);
         }
       }
     }

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msr.ops._layout import empty_like, memory_format
-from msr.ops._precision import needs_widening
+from msr.ops._processor import needs_widening
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")

@@ -17,7 +17,7 @@ from msr.ops._convolution import (
     needed_gradients,
     new_output,
 )
-from msr.ops._precision import CPU_MULTIPLIES_BFLOAT16
+from msr.ops._processor import CPU_MULTIPLIES_BFLOAT16
 
 Pair = int | Sequence[int]
 

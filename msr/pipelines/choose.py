@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msr.errors import InputError
 from msr.models import available_models, load_model, self_ensemble
-from msr.ops._precision import multiplies_bfloat16
+from msr.ops._processor import multiplies_bfloat16
 from msr.ops.resize import Phase
 
 #: A name that ships, a weights file, or a loaded module.

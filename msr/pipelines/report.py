@@ -15,7 +15,7 @@ from msr import io
 from msr._extension import LIBRARIES
 from msr.models import available_models
 from msr.ops import kernels
-from msr.ops._precision import multiplies_bfloat16
+from msr.ops._processor import multiplies_bfloat16
 
 
 def models_table() -> tuple[list[str], list[list[str]]]:

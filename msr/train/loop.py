@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from msr.errors import InputError, WorkError
 from msr.models import ModelCard, build_model, save_model
-from msr.ops._precision import multiplies_bfloat16
+from msr.ops._processor import multiplies_bfloat16
 from msr.train.batches import batches
 from msr.train.config import Config, TrainConfig, load_config
 from msr.train.inheritance import load_teacher, take_over

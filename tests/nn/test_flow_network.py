@@ -50,7 +50,7 @@ def test_frames_described_once_serve_all_flows_between_them(stirred: FlowNetwork
     torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_weights_give_float32_flow(stirred: FlowNetwork) -> None:
+def test_half_processor_weights_give_float32_flow(stirred: FlowNetwork) -> None:
     a, b = torch.rand(1, 3, 9, 10), torch.rand(1, 3, 9, 10)
     full = stirred(a, b)
     half = stirred.to(torch.bfloat16)(a, b)

@@ -152,7 +152,7 @@ class OpContract:
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_low_precision_is_near_float32(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
+    def test_low_processor_is_near_float32(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
         tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
         wide = [None if t is None else t.float() for t in tensors]
         got = self.op(*tensors, **sample.options)
@@ -162,7 +162,7 @@ class OpContract:
     @pytest.mark.gradients
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_low_precision_gradients_are_near_float32(
+    def test_low_processor_gradients_are_near_float32(
         self, sample: Sample, layout: str, dtype: torch.dtype, device
     ) -> None:
         tensors = [arrange(t, layout) for t in sample.to(device, dtype)]

@@ -1,4 +1,4 @@
-"""Which devices multiply bfloat16 themselves."""
+"""What the processor at hand can do, by which ops choose between kernels and PyTorch's own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 _HAS: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
 
-#: Whether the processor does; no where torch is too old to tell. The last name is that of Arm.
+#: Whether there are products of bfloat16; no where torch is too old to tell. The last name is that of Arm.
 CPU_MULTIPLIES_BFLOAT16 = any(_HAS.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
