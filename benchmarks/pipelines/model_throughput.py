@@ -1,9 +1,10 @@
-"""Operations a second of the models that ship: python -m benchmarks.pipelines.model_throughput [NAME ..] [--profile].
+"""Operations a second of the models that ship: python -m benchmarks.pipelines.model_throughput [NAME ..].
 
-In one run, in turns, in bf16 and channels_last: a frame of 320x180 through each model (a step of a stream; a burst of
-four), and eight plain 3x3 convolutions of the model's width, each with a ReLU, over features of that size. Compared are
-multiplications with additions a second. The models' are counted as `msr train --dry-run` does: convolutions and
-correlations, so that what goes pixel by pixel (resizing, warping, attention, doubt) costs time and counts for nothing.
+In one run, in turns, in channels_last, and in bfloat16 where the processor multiplies it, else in float32 (--dtype): a
+frame of 320x180 through each model (a step of a stream; a burst of four), and eight plain 3x3 convolutions of the model's
+width, each with a ReLU, over features of that size. Compared are multiplications with additions a second. The models' are
+counted as `msr train --dry-run` does: convolutions and correlations, so that what goes pixel by pixel (resizing, warping,
+attention, doubt) costs time and counts for nothing.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import nn
 import msr
 from benchmarks.common import RESULTS, about
 from msr.models import available_models, load_model
+from msr.pipelines.choose import resolve_dtype
 from msr.pipelines.heap import keep_freed_memory
 from msr.train.dry_run import HEIGHT, WIDTH, multiplications
 
@@ -64,11 +66,11 @@ def step(model: Any) -> Callable[[], object]:
     return lambda: model(burst)
 
 
-def convolutions(width: int) -> tuple[Callable[[], object], int]:
+def convolutions(width: int, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
     """Plain 3x3 convolutions with ReLU, and their operations."""
     layers = [layer for _ in range(_CONVOLUTIONS) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU(True))]
-    stack = nn.Sequential(*layers).to(torch.bfloat16, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    x = torch.rand(1, width, HEIGHT, WIDTH).to(torch.bfloat16, memory_format=torch.channels_last)
+    stack = nn.Sequential(*layers).to(dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    x = torch.rand(1, width, HEIGHT, WIDTH).to(dtype, memory_format=torch.channels_last)
     return lambda: stack(x), _CONVOLUTIONS * 9 * width * width * HEIGHT * WIDTH
 
 
@@ -91,14 +93,14 @@ def where_time_goes(run: Callable[[], object]) -> str:
     return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40)
 
 
-def measure(name: str, kind: str, rounds: int, profile: bool) -> tuple[dict[str, Any], str]:
+def measure(name: str, kind: str, dtype: torch.dtype, rounds: int, profile: bool) -> tuple[dict[str, Any], str]:
     """The figures of one model, and where its time goes if that is asked for."""
     keep_freed_memory()  # as the msr command does
-    model: Any = load_model(name, dtype=torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: Any = load_model(name, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     counted = multiplications(kind, built_from(name), _BURST)
     with torch.inference_mode():
         run = step(model)
-        plain, plain_counted = convolutions(model.trunk.last.out_channels)
+        plain, plain_counted = convolutions(model.trunk.last.out_channels, dtype)
         taken, plain_taken = seconds_in_turns([run, plain], rounds)
         shown = where_time_goes(run) if profile else ""
     taken /= getattr(model, "period", 1)
@@ -111,12 +113,14 @@ def main() -> None:
     """Measure and print, and say which models are below what is wanted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipelines.model_throughput", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="models (default: all that ship)")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (auto)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--profile", action="store_true", help="print which ops take the time, too")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
-    where = about(torch.device("cpu"))
-    print(f"{where['device']}, {where['threads']} threads, bf16, channels_last, {WIDTH}x{HEIGHT}")
+    dtype = resolve_dtype(options.dtype, torch.device("cpu"))
+    where = about(torch.device("cpu")) | {"dtype": str(dtype).removeprefix("torch.")}
+    print(f"{where['device']}, {where['threads']} threads, {where['dtype']}, channels_last, {WIDTH}x{HEIGHT}")
     print(f"{'model':<20}{'GMACs':>8}{'ms':>9}{'GMAC/s':>9}{'plain GMAC/s':>14}{'share':>8}")
     rows = []
     for card in available_models():
@@ -124,7 +128,8 @@ def main() -> None:
             continue
         # In a process of its own, as in use: the memory that another left behind can cost a tenth.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            row, shown = process.submit(measure, card.name, card.kind, options.rounds, options.profile).result()
+            job = process.submit(measure, card.name, card.kind, dtype, options.rounds, options.profile)
+            row, shown = job.result()
         rows.append(row)
         numbers = f"{row['gmacs']:>8.2f}{row['ms']:>9.1f}{row['gmacs_per_s']:>9.1f}{row['plain_gmacs_per_s']:>14.1f}"
         share = f"{row['share']:>8.0%}{'' if row['share'] >= WANTED else '  below'}"
