@@ -1,10 +1,10 @@
 """Operations a second of the models that ship: python -m benchmarks.pipelines.model_throughput [NAME ..].
 
-In one run, in turns, in channels_last, and in bfloat16 where the processor multiplies it, else in float32 (--dtype): a
-frame of 320x180 through each model (a step of a stream; a burst of four), and eight plain 3x3 convolutions of the model's
-width, each with a ReLU, over features of that size. Compared are multiplications with additions a second. The models' are
-counted as `msr train --dry-run` does: convolutions and correlations, so that what goes pixel by pixel (resizing, warping,
-attention, doubt) costs time and counts for nothing.
+In one run, in turns, in channels_last, in bfloat16 where the processor multiplies it and else in float32 (--dtype): a
+frame of 320x180 through each model (a step of a stream; a burst of four), and eight plain 3x3 convolutions of the
+model's width, each with a ReLU, over features of that size. Compared are multiplications with additions a second. The
+models' are counted as `msr train --dry-run` does: convolutions and correlations, so that what goes pixel by pixel
+(resizing, warping, attention, doubt) costs time and counts for nothing.
 """
 
 import argparse
