@@ -1,6 +1,7 @@
 """What the fused convolutions share: their activations, checks, and the gradients that their backward ops return."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from msr.ops._processor import needs_widening
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
+KEEP_SIGNS = ("relu", "leaky_relu")  # their results tell their gradients
 LEAKY_SLOPE = 0.1  # of "leaky_relu": what super-resolution networks use, and not PyTorch's default of 0.01
 
 
@@ -76,21 +78,55 @@ def needed_gradients(
 
     They are computed in float32 where the device has no products of the dtype.
     """
-    given = tensors
-    if needs_widening(grad.dtype, grad.device):
-        grad, tensors = grad.float(), [None if tensor is None else tensor.float() for tensor in tensors]
+    wide_grad, *wide = _with_products(grad, *tensors)
 
     def of_needed(*needed: Tensor) -> Tensor:
         left = iter(needed)
-        return forward(*(next(left) if need else tensor for tensor, need in zip(tensors, needs, strict=True)))
+        return forward(*(next(left) if need else tensor for tensor, need in zip(wide, needs, strict=True)))
 
-    inputs = [tensor for tensor, need in zip(tensors, needs, strict=True) if need and tensor is not None]
-    backward = torch.func.vjp(of_needed, *inputs)[1]
-    gradients = iter(backward(grad))
-    return tuple(
-        empty.copy_(next(gradients)) if need else empty
-        for empty, need in zip(empty_gradients(given, needs), needs, strict=True)
-    )
+    inputs = [tensor for tensor, need in zip(wide, needs, strict=True) if need and tensor is not None]
+    return _laid_out(torch.func.vjp(of_needed, *inputs)[1](wide_grad), tensors, needs)
+
+
+def convolution_gradients(
+    grad: Tensor, tensors: Sequence[Tensor | None], needs: Sequence[bool], *sizes: Sequence[int] | bool | int
+) -> tuple[Tensor, ...]:
+    """Return what `needed_gradients` returns of a convolution of `x, weight, bias` alone, without computing it again.
+
+    `sizes` are those of `torch.convolution`: stride, padding, dilation, transposed, output_padding, groups.
+    """
+    wide_grad, x, weight, bias = _with_products(grad, *tensors[:3])
+    wanted = [*needs[:2], needs[2] and bias is not None]
+    lengths = None if bias is None else bias.shape
+    found = torch.ops.aten.convolution_backward(wide_grad, x, weight, lengths, *sizes, wanted)
+    return _laid_out([gradient for gradient, want in zip(found, wanted, strict=True) if want], tensors, needs)
+
+
+def before_activation(grad: Tensor, output: Tensor, activation: str) -> Tensor:
+    """Return the gradient of what `activation` made `output` of: "relu" and "leaky_relu" keep the sign."""
+    return torch.where(output > 0, grad, 0.0 if activation == "relu" else LEAKY_SLOPE * grad)
+
+
+def _with_products(grad: Tensor, *tensors: Tensor | None) -> list[Any]:
+    """Return all in float32 where the device has no products of the dtype."""
+    if not needs_widening(grad.dtype, grad.device):
+        return [grad, *tensors]
+    return [None if tensor is None else tensor.float() for tensor in (grad, *tensors)]
+
+
+def _laid_out(
+    gradients: Sequence[Tensor], tensors: Sequence[Tensor | None], needs: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """Return the gradients of the tensors that need one, in dtype and layout of each, and nothing for the others."""
+    left, out = iter(gradients), []
+    for empty, tensor, need in zip(empty_gradients(tensors, needs), tensors, needs, strict=True):
+        if need and tensor is not None:
+            gradient = next(left)
+            as_it_is = gradient.dtype == empty.dtype and gradient.stride() == empty.stride()
+            out.append(gradient if as_it_is else empty.copy_(gradient))
+        else:
+            out.append(empty)
+    return tuple(out)
 
 
 def empty_gradients(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from msr.ops._convolution import (
     FLOATS,
+    KEEP_SIGNS,
     activate,
+    before_activation,
     check_activation,
     check_vector,
+    convolution_gradients,
     empty_gradients,
     in_autocast_dtype,
     in_layout_of,
@@ -99,7 +102,11 @@ def conv_pixel_shuffle_backward_reference(
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None) -> Tensor:
         return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
 
-    return needed_gradients(forward, grad, [x, weight, bias, prelu_weight], needs)
+    tensors = [x, weight, bias, prelu_weight]
+    if activation is None and x.numel():
+        small = F.pixel_unshuffle(grad, upscale_factor)
+        return convolution_gradients(small, tensors, needs, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    return needed_gradients(forward, grad, tensors, needs)
 
 
 def _output_shape(x: Tensor, weight: Tensor, upscale_factor: int) -> tuple[int, int, int, int]:
@@ -158,15 +165,18 @@ def _(grad, x, weight, bias, upscale_factor, activation, prelu_weight, needs):
 
 def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, ctx.upscale_factor, ctx.activation, prelu_weight = inputs
-    ctx.save_for_backward(x, weight, bias, prelu_weight)
+    ctx.save_for_backward(x, weight, bias, prelu_weight, output if ctx.activation in KEEP_SIGNS else None)
 
 
 def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
-    x, weight, bias, prelu_weight = ctx.saved_tensors
+    x, weight, bias, prelu_weight, output = ctx.saved_tensors
+    activation = ctx.activation
+    if output is not None:
+        grad, activation = before_activation(grad, output, activation), None
     needs = [*ctx.needs_input_grad[:3], ctx.needs_input_grad[5]]
     gradients = torch.ops.msr.conv_pixel_shuffle_backward.default(
-        grad, x, weight, bias, ctx.upscale_factor, ctx.activation, prelu_weight, needs
+        grad, x, weight, bias, ctx.upscale_factor, activation, prelu_weight, needs
     )
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
     return *wanted[:3], None, None, wanted[3]

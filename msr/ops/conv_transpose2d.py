@@ -8,9 +8,12 @@ from torch import Tensor
 
 from msr.ops._convolution import (
     FLOATS,
+    KEEP_SIGNS,
     activate,
+    before_activation,
     check_activation,
     check_vector,
+    convolution_gradients,
     empty_gradients,
     in_autocast_dtype,
     in_layout_of,
@@ -114,7 +117,10 @@ def conv_transpose2d_backward_reference(
         sizes = stride, padding, output_padding, groups, dilation
         return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)
 
-    return needed_gradients(forward, grad, [input, weight, bias, prelu_weight], needs)
+    tensors = [input, weight, bias, prelu_weight]
+    if activation is None and input.numel():
+        return convolution_gradients(grad, tensors, needs, stride, padding, dilation, True, output_padding, groups)
+    return needed_gradients(forward, grad, tensors, needs)
 
 
 def _pair(value: Pair) -> list[int]:
@@ -213,15 +219,18 @@ def _(grad, input, weight, bias, stride, padding, output_padding, groups, dilati
 
 def _setup_context(ctx, inputs, output) -> None:
     input, weight, bias, *ctx.sizes, ctx.activation, prelu_weight = inputs
-    ctx.save_for_backward(input, weight, bias, prelu_weight)
+    ctx.save_for_backward(input, weight, bias, prelu_weight, output if ctx.activation in KEEP_SIGNS else None)
 
 
 def _backward(ctx, grad: Tensor):
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
-    input, weight, bias, prelu_weight = ctx.saved_tensors
+    input, weight, bias, prelu_weight, output = ctx.saved_tensors
+    activation = ctx.activation
+    if output is not None:
+        grad, activation = before_activation(grad, output, activation), None
     needs = [*ctx.needs_input_grad[:3], ctx.needs_input_grad[9]]
     gradients = torch.ops.msr.conv_transpose2d_backward.default(
-        grad, input, weight, bias, *ctx.sizes, ctx.activation, prelu_weight, needs
+        grad, input, weight, bias, *ctx.sizes, activation, prelu_weight, needs
     )
     wanted = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
     return *wanted[:3], *[None] * 6, wanted[3]
