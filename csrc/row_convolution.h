@@ -72,9 +72,9 @@ constexpr int vectors_in(int registers) {
 
 template <typename A, int S, int G>
 RowKernel<A> row_kernel() {
-  // A cycle has as many products as loads, of which every vector of pixels and every weight takes one.
+  // A cycle has as many products as loads, of which every vector of pixels and every weight takes one; S for the loop.
   const auto of = [](auto run, int64_t bytes, int n) {
-    return RowKernel<A>{run, G, n * bytes / int64_t(sizeof(A)), double(std::max(S * G * n, S * G + n) + 1) / n};
+    return RowKernel<A>{run, G, n * bytes / int64_t(sizeof(A)), double(std::max(S * G * n, S * G + n) + S) / n};
   };
   constexpr int few = vectors_in<S * G>(16), many = vectors_in<S * G>(32);
 #if defined(__x86_64__)

@@ -23,8 +23,8 @@ them. Wrong arguments raise a `ValueError` that prints the shapes and dtypes it 
 Figures stand with each op, losses too. Not yet measured: everything on a GPU, which is one command,
 `python -m benchmarks --device cuda --out benchmarks/results/`, and `deform_conv2d` in bfloat16 on a CPU with AMX.
 
-"AMD EPYC" without more is a Zen 4 with AVX-512 that multiplies bfloat16; "AMD EPYC AVX2" a Zen 3, on which PyTorch's own
-convolutions of bfloat16 and float16 take up to a hundred times as long as those of float32.
+"AMD EPYC" without more is a Zen 4 with AVX-512 that multiplies bfloat16; "AMD EPYC AVX2" a Zen 3, on which PyTorch's
+own convolutions of bfloat16 and float16 take up to a hundred times as long as those of float32.
 
 Flows are in pixels, x (right) before y (down), from the target to the source; pixel centres lie at whole numbers.
 """

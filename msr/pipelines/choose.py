@@ -87,7 +87,7 @@ def choose_model(
         >>> choose_model(("image",), 4, None).scale    # doctest: +SKIP
         4
     """
-    place = resolve_device(device)
+    place = torch.device("cpu") if isinstance(model, nn.Module) else resolve_device(device)
     precision = resolve_dtype(dtype, place)
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int) or scale < 1):
         raise InputError(f"scale must be a whole number from 1, got {scale!r}")

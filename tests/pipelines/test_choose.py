@@ -26,3 +26,9 @@ def test_the_quicker_processor(has: bool, quicker: torch.dtype, monkeypatch: pyt
     monkeypatch.setattr("msr.ops._processor.CPU_MULTIPLIES_BFLOAT16", has)
     assert choose_model(("image",), 4, None, "cpu", "auto").dtype == quicker
     assert choose_model(("image",), 4, None, "cpu").dtype == torch.float32
+
+
+def test_a_module_runs_where_and_as_it_is() -> None:
+    module = load_model("image-x4", dtype=torch.float64)
+    chosen = choose_model(("image",), 4, module, "cuda:99", "auto")
+    assert (chosen.device.type, chosen.dtype) == ("cpu", torch.float64)
