@@ -28,12 +28,12 @@ from setuptools import Command, Extension, setup
 
 ROOT = Path(__file__).parent
 KEPT = Path("build")
-# Virtual architecture that the code is parsed for, and what it is then compiled for: GPUs, and a form that the driver
-# compiles for those that are yet to come.
+# Virtual architecture that the code is parsed for, and the GPUs that it is then compiled for. The last one stays in the
+# library too, for the driver to compile for GPUs that are yet to come.
 ARCHITECTURES = {
     "compute_75": ("sm_75",),
     "compute_80": ("sm_80", "sm_86", "sm_89", "sm_90"),
-    "compute_100": ("sm_100", "sm_120", "compute_100"),
+    "compute_100": ("sm_100", "sm_120"),
 }
 # The oldest torch whose stable ABI the kernels use, in the form that its headers want.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
@@ -103,8 +103,7 @@ def extensions(cpp_extension: Any) -> list[Any]:
 
 
 def find_nvcc() -> str | None:
-    home = os.environ.get("CUDA_HOME")
-    return shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
 
 
 def output(*command: str) -> str:
@@ -125,13 +124,15 @@ def targets(nvcc: str, here: bool) -> list[str]:
 
     if here and torch.cuda.is_available():
         gpus = {torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())}
-        return [f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}" for major, minor in sorted(gpus)]
+        names = [f"{major}{minor}" for major, minor in sorted(gpus)]
+        return [f"-gencode=arch=compute_{name},code=[sm_{name},compute_{name}]" for name in names]
     known = {*output(nvcc, "--list-gpu-code").split(), *output(nvcc, "--list-gpu-arch").split()}
+    virtuals = [virtual for virtual in ARCHITECTURES if virtual in known]
     arguments = []
-    for virtual, wanted in ARCHITECTURES.items():
-        codes = [code for code in wanted if code in known]
-        if virtual in known and codes:
-            arguments.append(f"-gencode=arch={virtual},code=[{','.join(codes)}]")
+    for virtual in virtuals:
+        codes = [code for code in ARCHITECTURES[virtual] if code in known]
+        codes += [virtual] if virtual == virtuals[-1] else []
+        arguments.append(f"-gencode=arch={virtual},code=[{','.join(codes)}]")
     return arguments
 
 

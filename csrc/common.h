@@ -16,6 +16,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <functional>
+#include <numeric>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -99,19 +102,39 @@ inline MemoryFormat memory_format(const Tensor& x) {
   return is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
+// What torch makes, a new tensor of so many elements. Its stable ABI says that it failed and not why; what can fail here
+// is memory, and callers who halve their work when there is too little must be able to tell.
+template <typename Make>
+Tensor made(double count, const Make& make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    MSR_CHECK(false, "not enough memory for a tensor of ", count, " elements");
+    throw;
+  }
+}
+
 // A new tensor on the device of `like`; its values are whatever the memory held.
 inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType type,
                     MemoryFormat format = MemoryFormat::Contiguous) {
-  return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+  const double count = std::accumulate(sizes.begin(), sizes.end(), 1.0, std::multiplies<double>());
+  return made(count, [&] {
+    return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+  });
 }
 
 inline Tensor to_type(const Tensor& x, ScalarType type) {
-  return x.scalar_type() == type ? x : torch::stable::to(x, type);
+  return x.scalar_type() == type ? x : made(static_cast<double>(x.numel()), [&] { return torch::stable::to(x, type); });
+}
+
+// x itself if it is laid out so, else a copy.
+inline Tensor as_contiguous(const Tensor& x, MemoryFormat format = MemoryFormat::Contiguous) {
+  return made(static_cast<double>(x.numel()), [&] { return torch::stable::contiguous(x, format); });
 }
 
 // x itself where its channels (channels_last) or its columns lie next to each other, any other strides allowed; else a copy.
 inline Tensor with_unit_stride(const Tensor& x) {
-  return is_channels_last(x) || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
+  return is_channels_last(x) || x.stride(3) == 1 ? x : as_contiguous(x);
 }
 
 struct Strides {
@@ -249,6 +272,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
         void* pointers[] = {static_cast<void*>(&value)...};
         const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers,
                                                    shared_bytes, static_cast<cudaStream_t>(stream));
+        MSR_CHECK(error != cudaErrorNoKernelImageForDevice,
+                  "msr's CUDA kernels were compiled for other GPUs than this one; install msr anew on this machine, or "
+                  "set MSR_CUDA=0");
         MSR_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
       },
       values);

@@ -130,7 +130,7 @@ void backward_b(const T* grad, const Strides& gs, const T* a, const Places<compu
   });
 }
 
-inline Tensor rows_of_channels(const Tensor& x) { return torch::stable::contiguous(x, MemoryFormat::ChannelsLast); }
+inline Tensor rows_of_channels(const Tensor& x) { return as_contiguous(x, MemoryFormat::ChannelsLast); }
 
 }  // namespace
 }  // namespace msr::correlation_lookup
@@ -144,7 +144,7 @@ Tensor correlation_lookup_cpu(const Tensor& input_a, const Tensor& input_b, cons
   Tensor out = empty(input_a, {s.batch, s.shifts(), s.height, s.width}, type, memory_format(input_a));
   if (input_a.numel() == 0 || input_b.numel() == 0) return torch::stable::zero_(out);
   const Tensor a = rows_of_channels(input_a), b = rows_of_channels(input_b);
-  const Tensor coords = torch::stable::contiguous(to_type(input_coords, compute_type(type)));
+  const Tensor coords = as_contiguous(to_type(input_coords, compute_type(type)));
   dispatch_floating(type, "correlation_lookup", [&](auto tag) {
     using T = typename decltype(tag)::type;
     forward(static_cast<const T*>(a.data_ptr()), static_cast<const T*>(b.data_ptr()),
@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cpu(const Tensor&
     torch::stable::zero_(grad_coords);
   } else {
     const Tensor a = rows_of_channels(input_a), b = rows_of_channels(input_b), grad = to_type(input_grad, type);
-    const Tensor coords = torch::stable::contiguous(to_type(input_coords, compute));
+    const Tensor coords = as_contiguous(to_type(input_coords, compute));
     dispatch_floating(type, "correlation_lookup", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using C = compute_t<T>;
@@ -182,8 +182,8 @@ std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cpu(const Tensor&
       backward_b(g, strides(grad), from, places, static_cast<C*>(grad_b.data_ptr()), s);
     });
   }
-  return {torch::stable::contiguous(grad_a, memory_format(input_a)),
-          torch::stable::contiguous(to_type(grad_b, type), memory_format(input_b)),
+  return {as_contiguous(grad_a, memory_format(input_a)),
+          as_contiguous(to_type(grad_b, type), memory_format(input_b)),
           to_type(grad_coords, input_coords.scalar_type())};
 }
 

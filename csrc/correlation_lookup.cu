@@ -133,7 +133,7 @@ Tensor correlation_lookup_cuda(const Tensor& a, const Tensor& b, const Tensor& i
   const ScalarType type = a.scalar_type(), compute = compute_type(type);
   Tensor out = empty(a, {s.batch, s.shifts(), s.height, s.width}, type, memory_format(a));
   if (a.numel() == 0 || b.numel() == 0) return torch::stable::zero_(out);
-  const Tensor coords = torch::stable::contiguous(to_type(input_coords, compute));
+  const Tensor coords = as_contiguous(to_type(input_coords, compute));
   dispatch_floating(type, "correlation_lookup", [&](auto tag) {
     using T = typename decltype(tag)::type;
     launch(correlation_lookup_kernel<T>, blocks_of(s), dim3(kBlock), shared_bytes(s.channels + s.places(), compute, s), a,
@@ -159,7 +159,7 @@ std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cuda(const Tensor
     torch::stable::zero_(grad_coords);
   } else {
     const Tensor grad = to_type(input_grad, type);
-    const Tensor coords = torch::stable::contiguous(to_type(input_coords, compute));
+    const Tensor coords = as_contiguous(to_type(input_coords, compute));
     dispatch_floating(type, "correlation_lookup", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using C = compute_t<T>;

@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(
   using namespace deform;
   const Geometry g = geometry_of(input, given_offset, given_weight, std::nullopt, given_mask, stride, padding, dilation);
   const ScalarType type = compute_type(input.scalar_type());
-  const Tensor offset = prepared(given_offset, type), weight = torch::stable::contiguous(given_weight);
+  const Tensor offset = prepared(given_offset, type), weight = as_contiguous(given_weight);
   std::optional<Tensor> mask;
   if (given_mask) mask = prepared(*given_mask, type);
   // Sums are made in the compute type and rounded once at the end.

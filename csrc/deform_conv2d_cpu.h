@@ -217,7 +217,7 @@ struct Pixels {
   int64_t channels, batch, channel, pixel;
 
   explicit Pixels(const Tensor& given)
-      : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : torch::stable::contiguous(given)),
+      : tensor(given.stride(2) == given.stride(3) * given.size(3) ? given : as_contiguous(given)),
         data(tensor.data_ptr()),
         type(tensor.scalar_type()),
         channels(tensor.size(1)),
@@ -348,7 +348,7 @@ void pack_panels(const T* all, const std::vector<int64_t>& rows, const std::vect
 
 template <typename T>
 std::vector<T> as_vector(const Tensor& tensor) {
-  const Tensor flat = torch::stable::contiguous(tensor);
+  const Tensor flat = as_contiguous(tensor);
   std::vector<T> values(static_cast<size_t>(flat.numel()));
   dispatch_floating(flat.scalar_type(), "deform_conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;

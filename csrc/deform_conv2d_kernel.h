@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned at_most(int64_t wanted, int64_t most) { return static_cast<unsigned>(wanted < most ? wanted : most); }
 
-Tensor prepared(const Tensor& x, ScalarType type) { return torch::stable::contiguous(to_type(x, type)); }
+Tensor prepared(const Tensor& x, ScalarType type) { return as_contiguous(to_type(x, type)); }
 
 // The forward pass; moves_of(Tag<T>) gives the moves for inputs of type T.
 template <typename MovesOf>
@@ -179,9 +179,9 @@ Tensor forward(const char* op, const Geometry& g, const Tensor& input, const Ten
   Tensor out = empty(input, {g.batch, g.out_channels, g.out_height, g.out_width}, input.scalar_type(),
                      memory_format(input));
   if (out.numel() == 0) return out;
-  const Tensor weight = torch::stable::contiguous(given_weight);
+  const Tensor weight = as_contiguous(given_weight);
   std::optional<Tensor> bias;
-  if (given_bias) bias = torch::stable::contiguous(*given_bias);
+  if (given_bias) bias = as_contiguous(*given_bias);
   const int64_t parts = (g.out_channels / g.groups + kChannels - 1) / kChannels;
   MSR_CHECK(g.groups * parts <= 65535, op, ": too many groups: ", g.groups);
   dispatch_floating(input.scalar_type(), op, [&](auto tag) {

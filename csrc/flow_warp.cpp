@@ -410,7 +410,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward_cpu(const Tensor& input_grad, cons
   if (!nothing) {
     const Tensor x = with_unit_stride(input);
     const Tensor flow = to_type(input_flow, compute);
-    const Tensor grad = torch::stable::contiguous(to_type(input_grad, type), format);
+    const Tensor grad = as_contiguous(to_type(input_grad, type), format);
     const Strides xs = strides(x);
     dispatch_floating(type, "flow_warp", [&](auto tag) {
       using T = typename decltype(tag)::type;

@@ -35,8 +35,8 @@ std::tuple<Tensor, Tensor> kernel_merge_cuda(const Tensor& given_frames, const T
   const Geometry g =
       geometry_of(given_frames, given_positions, given_covariance, given_weights, scale, mosaic, radius);
   const ScalarType type = compute_type(given_frames.scalar_type());
-  const auto prepared = [&](const Tensor& x) { return torch::stable::contiguous(to_type(x, type)); };
-  const Tensor frames = torch::stable::contiguous(given_frames), positions = prepared(given_positions);
+  const auto prepared = [&](const Tensor& x) { return as_contiguous(to_type(x, type)); };
+  const Tensor frames = as_contiguous(given_frames), positions = prepared(given_positions);
   const Tensor covariance = prepared(given_covariance), weights = prepared(given_weights);
   const std::vector<int64_t> shape{g.batch, g.out_channels, g.out_height, g.out_width};
   Tensor image = empty(frames, shape, frames.scalar_type()), weight = empty(frames, shape, type);

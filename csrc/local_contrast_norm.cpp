@@ -220,7 +220,7 @@ Tensor local_contrast_norm_cpu(const Tensor& input, int64_t radius, double epsil
   MSR_CHECK(input.dim() == 4 && input.size(1) > 0 && radius >= 0 && epsilon > 0,
             "local_contrast_norm needs (B, C, H, W), a radius of 0 or more and an epsilon above 0, got ", describe(input));
   const MemoryFormat format = memory_format(input);
-  const Tensor x = torch::stable::contiguous(input, format);
+  const Tensor x = as_contiguous(input, format);
   const int64_t batch = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
   Tensor out = empty(input, {batch, channels, height, width}, input.scalar_type(), format);
   if (out.numel() == 0) return out;

@@ -124,7 +124,7 @@ Tensor resize_cpu(const Tensor& input, const std::vector<int64_t>& size, const s
             "resize needs (B, C, H, W) and a size and scales of two, got ", describe(input));
   const MemoryFormat format = memory_format(input);
   const int64_t batch = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
-  const Tensor x = torch::stable::contiguous(input, format);
+  const Tensor x = as_contiguous(input, format);
   Tensor out = empty(input, {batch, channels, size[0], size[1]}, input.scalar_type(), format);
   if (out.numel() == 0) return out;
   const int64_t each = format == MemoryFormat::ChannelsLast ? channels : 1;

@@ -298,7 +298,7 @@ Tensor splat_cpu(const Tensor& input, const Tensor& input_flow, const std::optio
   const ScalarType type = input.scalar_type(), compute = compute_type(type);
   Tensor out = empty(input, {s.batch, s.channels, s.height, s.width}, type, format);
   if (out.numel() == 0) return out;
-  const Tensor x = torch::stable::contiguous(input, format);
+  const Tensor x = as_contiguous(input, format);
   const Tensor flow = motion_tensor(input_flow, compute);
   const Tensor metric = input_metric ? motion_tensor(*input_metric, compute) : flow;
   dispatch_floating(type, "splat", [&](auto tag) {
@@ -329,9 +329,9 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cpu(const Tensor& input_grad, 
     torch::stable::zero_(grad_flow);
     torch::stable::zero_(grad_metric);
   } else {
-    const Tensor x = torch::stable::contiguous(input, format);
-    const Tensor grad = torch::stable::contiguous(to_type(input_grad, type), format);
-    const Tensor out = torch::stable::contiguous(input_out, format);
+    const Tensor x = as_contiguous(input, format);
+    const Tensor grad = as_contiguous(to_type(input_grad, type), format);
+    const Tensor out = as_contiguous(input_out, format);
     const Tensor flow = motion_tensor(input_flow, compute);
     const Tensor metric = input_metric ? motion_tensor(*input_metric, compute) : flow;
     dispatch_floating(type, "splat", [&](auto tag) {

@@ -268,7 +268,7 @@ Prepared<C> prepare(const Tensor& x, const Tensor& flow, const std::optional<Ten
     p.most = empty(x, {2}, ScalarType::Double);
     torch::stable::zero_(p.most);
     double* most = static_cast<double*>(p.most.data_ptr());
-    find_most(x, torch::stable::contiguous(x, memory_format(x)), most);
+    find_most(x, as_contiguous(x, memory_format(x)), most);
     if (s.mode == Mode::linear) find_most(x, p.metric, most + 1);
     p.scene.most = most;
   }

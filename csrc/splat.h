@@ -120,7 +120,7 @@ inline void check_like(const Tensor& tensor, const char* name, const Sizes& s) {
 
 // A tensor in the compute type, contiguous; holds on to what Motion points into.
 inline Tensor motion_tensor(const Tensor& tensor, ScalarType compute) {
-  return torch::stable::contiguous(to_type(tensor, compute));
+  return as_contiguous(to_type(tensor, compute));
 }
 
 }  // namespace msr::splat

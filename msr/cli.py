@@ -57,6 +57,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MsrError as error:
         print(f"msr: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except (RuntimeError, MemoryError) as error:
+        from msr.pipelines.tiling import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        print("msr: error: out of memory; a smaller --tile or --scale, or --device cpu, needs less", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

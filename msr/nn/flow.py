@@ -145,7 +145,8 @@ def steady_flow(flow: Tensor, tolerance: float = 0.75) -> Tensor:
     height, width = flow.shape[-2:]
     if min(height, width) < 2:
         return flow
-    with torch.no_grad():
+    # Not in bfloat16 where autocast is on: the fit would be off by more than what it is to mend.
+    with torch.no_grad(), torch.autocast(flow.device.type, enabled=False):
         axes = [torch.linspace(-1.0, 1.0, n, device=flow.device) for n in (height, width)]
         y, x = torch.meshgrid(*axes, indexing="ij")
         place = torch.stack([torch.ones_like(x), x, y], dim=2)  # (H, W, 3)

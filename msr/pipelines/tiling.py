@@ -263,8 +263,14 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch has no error of its own for the processor's memory, nor oneDNN for its buffers.
-    words = ("can't allocate memory", "not enough memory", "could not create a memory")
+    # torch has no error of its own for the processor's memory; nor have oneDNN, cuDNN, cuBLAS and our kernels.
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "could not create a memory",
+        "ALLOC_FAILED",
+        "failed: out of memory",
+    )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 

@@ -30,9 +30,11 @@ class Ranks:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls(0, 1, torch.device("cuda" if cuda else "cpu"))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)  # else all processes first meet on GPU 0
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if cuda else "gloo")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
         return cls(distributed.get_rank(), count, device)
 
     def average(self, parameters: Iterable[Tensor]) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from msr._extension import LIBRARIES
+
 ORDERS = ("forward", "reverse", "shuffled")
 CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 
@@ -21,9 +23,12 @@ class Shim:
     """The loaded library: in which order the threads of a block run, and what has run so far."""
 
     def __init__(self, path: Path) -> None:
-        before = cuda_ops()
+        if (
+            cuda_ops()
+        ):  # these would be replaced by the shim's for good, and then be given addresses of the GPU's memory
+            raise RuntimeError("msr's CUDA kernels are loaded; with MSR_CUDA=0 they run on the shim")
         torch.ops.load_library(path)
-        self.ops = sorted(cuda_ops() - before)
+        self.ops = sorted(cuda_ops())
         self.library = ctypes.CDLL(str(path))
         self.library.cuda_shim_launches.restype = ctypes.c_int64
         self.library.cuda_shim_atomics.restype = ctypes.c_int64
@@ -48,6 +53,11 @@ class Shim:
             yield
         finally:
             overrides._destroy()
+
+
+def real_kernels() -> bool:
+    """Whether msr has loaded its CUDA kernels, beside which there can be no shim."""
+    return any(library.name == "_cuda" and library.loaded for library in LIBRARIES)
 
 
 def cuda_ops() -> set[str]:

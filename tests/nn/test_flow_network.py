@@ -93,6 +93,13 @@ def test_steady_flow_takes_the_camera_s_motion_and_leaves_what_moves_by_itself()
     assert torch.allclose(steady[..., object_], flow[..., object_], atol=0.01)
 
 
+def test_steady_flow_is_fitted_in_float32_under_autocast() -> None:
+    flow = 3 * torch.randn(1, 2, 24, 32, generator=torch.Generator().manual_seed(0))
+    expected = steady_flow(flow)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(steady_flow(flow), expected)
+
+
 def test_steady_flow_keeps_the_gradient_and_pictures_of_one_pixel() -> None:
     flow = torch.randn(2, 2, 8, 9, requires_grad=True)
     steady_flow(flow).sum().backward()

@@ -23,7 +23,10 @@ from ops.contract import Sample, arrange, assert_close
 KERNELS = sorted((Path(__file__).parents[2] / "csrc").glob("*.cu"))
 COUNT = 64
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to compile the kernels with")
+pytestmark = [
+    pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler to compile the kernels with"),
+    pytest.mark.skipif(dispatch.real_kernels(), reason="CUDA kernels are loaded; with MSR_CUDA=0 they run on the shim"),
+]
 
 
 @pytest.fixture(params=dispatch.ORDERS)
@@ -106,6 +109,12 @@ def test_the_sanitizers_find_one_element_too_many(kernel: str, found: str) -> No
 def test_every_file_registers_the_op_of_its_name() -> None:
     found = {name.removeprefix("msr::").removesuffix("_backward") for name in dispatch.shim().ops}
     assert found == {kernel.stem for kernel in KERNELS}
+
+
+def test_there_is_no_shim_beside_cuda_kernels() -> None:
+    dispatch.shim()  # from here on there are some
+    with pytest.raises(RuntimeError, match="MSR_CUDA=0"):
+        dispatch.Shim(build.cuda_kernels())
 
 
 def test_the_shim_takes_its_place_only_within() -> None:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from msr import io
 from msr.errors import InputError, WorkError
+from msr.ops import flow_warp, resize
 from msr.pipelines.choose import choose_model
 from msr.pipelines.scenes import thumbnail
 from msr.pipelines.stream import Stream, StreamState
+from msr.pipelines.tiling import out_of_memory
 
 SIZE = (40, 56)
 
@@ -149,6 +151,18 @@ def test_memory_that_runs_out_later_leaves_the_state_whole() -> None:
 def test_when_even_small_tiles_do_not_fit_the_error_says_so() -> None:
     with pytest.raises(WorkError, match="out of memory, even with tiles of 32 pixels a side"):
         run(Counting(most=10), scene(2))
+
+
+def test_memory_that_an_op_lacks_is_told_from_other_errors() -> None:
+    far_too_large = torch.zeros(1, 1, 1, 1).expand(1, 2**34, 64, 64)  # 2^48 bytes: more than any process can have
+    for call in (
+        lambda: flow_warp(far_too_large, torch.zeros(1, 2, 64, 64)),
+        lambda: resize(far_too_large, scale=2),
+        lambda: torch.empty(far_too_large.shape),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            call()
+        assert out_of_memory(caught.value), caught.value
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

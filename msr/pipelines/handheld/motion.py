@@ -70,7 +70,7 @@ def smooth_motion(flow: Tensor, information: Tensor) -> Tensor:
         tensor(1.5000)
     """
     rows, columns = flow.shape[2:]
-    axes = [torch.linspace(-1.0, 1.0, n, device=flow.device) if n > 1 else torch.zeros(1) for n in (rows, columns)]
+    axes = [torch.linspace(-1.0 if n > 1 else 0.0, 1.0, n, device=flow.device) for n in (rows, columns)]
     y, x = torch.meshgrid(*axes, indexing="ij")
     terms = [torch.ones_like(x)]
     if min(rows, columns) >= 3:

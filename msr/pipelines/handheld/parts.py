@@ -26,7 +26,8 @@ def rows_at_once(width: int, step: int = 2) -> int:
 def in_parts(height: int, rows: int, device: torch.device, work: Callable[[int, int], None]) -> None:
     """Call ``work(top, bottom)`` for parts of so many rows until all are done, on the CPU one for each of its threads.
 
-    Each thread computes alone, without waiting for others after every step of the work. On a GPU it is one part.
+    Each thread computes alone, without waiting for others after every step of the work. On a GPU a part has 64 times
+    the rows, which keeps it busy and the memory of a step small.
 
     Args:
         height: rows of all.
@@ -41,7 +42,8 @@ def in_parts(height: int, rows: int, device: torch.device, work: Callable[[int, 
         [(0, 2), (2, 4), (4, 5)]
     """
     if device.type != "cpu":
-        work(0, height)
+        for top in range(0, height, 64 * rows):
+            work(top, min(top + 64 * rows, height))
         return
     threads = torch.get_num_threads()
 
