@@ -99,7 +99,7 @@ def choose_model(
         module = model
     else:
         name = _default_name(kinds[0], 4 if scale is None else scale) if model is None else model
-        # channels_last is quicker, but not in float32 on GPUs without tensor cores for it; on others that is not measured.
+        # channels_last is quicker, but not in float32 on GPUs without tensor cores for it; on others: not measured.
         planes = place.type == "cuda" and precision == torch.float32
         layout = torch.contiguous_format if planes else torch.channels_last
         module = load_model(name, device=place, dtype=precision).to(memory_format=layout)  # type: ignore[call-overload]
