@@ -49,14 +49,14 @@ def about(device: torch.device) -> dict[str, str | int]:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    tf32 = {"tf32 in cuDNN": str(torch.backends.cudnn.allow_tf32)} if device.type == "cuda" else {}
-    return tf32 | {
+    return {
         "device": name,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": commit or "unknown",
+        **({"tf32 in cuDNN": str(torch.backends.cudnn.allow_tf32)} if device.type == "cuda" else {}),
     }
 
 

@@ -108,7 +108,7 @@ class RawBurstTask(BurstTask):
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__(config, scale)
         self.side = (config.train.patch * 2 + 2 * _RAW_MARGIN) * scale
-        self.crops = PhotoSet(Path(config.data.photos), self.side, config.data.photo_shrink)
+        self.crops = PhotoSet(Path(config.data.photos), self.side, config.data.photo_shrink, config.data.photo_drawn)
         self._patches: list[dict[str, Tensor]] = []
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ class DataConfig:
 
     photos: str = ""  # folder of photos, searched recursively
     photo_shrink: float = 1.0  # what is cut out of a photo is reduced by up to so much, at random
+    photo_drawn: float = 0.0  # share of the crops that are drawn instead: flat, saturated colours, sharp edges, letters
     clips: str = ""  # folder of video files and of folders of frames
     clip_shrink: float = 2.0  # clips are reduced so much before they serve as originals
     clip_share: float = 0.5  # share of real clips in a batch; the rest is simulated from photos
@@ -191,8 +192,9 @@ def _check(config: Config) -> None:
         raise ValueError("[data] names neither photos nor clips")
     if not data.photos and config.kind != "video":
         raise ValueError(f"[data] names no photos, and the model is of kind {config.kind}")
-    if not 0.0 <= data.clip_share <= 1.0:
-        raise ValueError(f"[data] clip_share must be from 0 to 1, got {data.clip_share}")
+    for name in ("clip_share", "photo_drawn"):
+        if not 0.0 <= getattr(data, name) <= 1.0:
+            raise ValueError(f"[data] {name} must be from 0 to 1, got {getattr(data, name)}")
     for name in ("clip_shrink", "photo_shrink"):
         if not 1.0 <= getattr(data, name) < math.inf:
             raise ValueError(f"[data] {name} must be at least 1, got {getattr(data, name)}")

@@ -13,6 +13,7 @@ from msr.io.frames import FolderReader
 from msr.io.image import IMAGE_SUFFIXES, convert_depth
 from msr.io.video import VideoReader
 from msr.pipelines.evaluate import read_rgb
+from msr.train.graphics import drawing
 
 # What is read as a clip: more than can be written.
 _CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".264", ".h264")
@@ -53,13 +54,17 @@ class PhotoSet:
         minimum: smaller photos are left out.
         shrink: crops are reduced by up to so much, at random, where the photo is large enough: finer detail, more
             variety.
+        drawn: share of crops that are drawn and no part of a photo.
         cache_bytes: the limit of memory.
     """
 
-    def __init__(self, folder: Path, minimum: int, shrink: float = 1.0, cache_bytes: int = 3 << 30) -> None:
+    def __init__(
+        self, folder: Path, minimum: int, shrink: float = 1.0, drawn: float = 0.0, cache_bytes: int = 3 << 30
+    ) -> None:
         self.paths = list_photos(folder)
         self.minimum = minimum
         self.shrink = shrink
+        self.drawn = drawn
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._room = cache_bytes
 
@@ -80,6 +85,8 @@ class PhotoSet:
 
     def crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """A random crop (size, size, 3), the livelier of two candidates: flat sky teaches little."""
+        if self.drawn and rng.random() < self.drawn:
+            return drawing(size, rng)
         best, best_score = None, -1.0
         picture = self.photo(rng)
         wide = size

@@ -40,7 +40,7 @@ class MotionTask:
         self._flow_turns = 0.0
         data = config.data
         canvas = int(self.size * 1.5)
-        self._photos = PhotoSet(Path(data.photos), canvas, data.photo_shrink) if data.photos else None
+        self._photos = PhotoSet(Path(data.photos), canvas, data.photo_shrink, data.photo_drawn) if data.photos else None
 
     def item(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Degrade the frames of one clip together: low and high resolution, margins cut off."""

@@ -52,7 +52,7 @@ class ImageTask:
         self.settings = config.train
         self.degradation = config.degradation
         self.size = (config.train.patch + 2 * MARGIN) * scale
-        self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink)
+        self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink, config.data.photo_drawn)
         self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
 
     def begin(self, step: int) -> None:
