@@ -7,29 +7,7 @@
 
 namespace msr {
 
-// e^x to the precision of float, without a branch or a call so that loops over it become vector code.
-MSR_HOST_DEVICE float exponential(float x) {
-  x = x < 88.0f ? x : 88.0f;
-  x = x > -87.0f ? x : -87.0f;
-  const float steps = std::floor(x * 1.44269504f + 0.5f);
-  const float rest = (x - steps * 0.693359375f) + steps * 2.12194440e-4f;  // ln 2 in two parts
-  // Taylor's series around 0, in which |rest| is at most ln 2 / 2.
-  float power = 1.0f / 5040.0f;
-  power = power * rest + 1.0f / 720.0f;
-  power = power * rest + 1.0f / 120.0f;
-  power = power * rest + 1.0f / 24.0f;
-  power = power * rest + 1.0f / 6.0f;
-  power = power * rest + 0.5f;
-  power = power * rest + 1.0f;
-  power = power * rest + 1.0f;
-  const int bits = (static_cast<int>(steps) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof(scale));
-  return power * scale;
-}
-MSR_HOST_DEVICE double exponential(double x) { return std::exp(x); }
-
-// 2^x likewise, in fewer steps.
+// 2^x to the precision of float, without a branch or a call so that loops over it become vector code.
 MSR_HOST_DEVICE float power_of_two(float x) {
   x = x < 127.0f ? x : 127.0f;
   x = x > -126.0f ? x : -126.0f;
@@ -52,5 +30,11 @@ MSR_HOST_DEVICE float power_of_two(float x) {
   return power;
 }
 MSR_HOST_DEVICE double power_of_two(double x) { return std::exp2(x); }
+
+// 2^x, and 0 where it would be smaller than the smallest normal number: where nothing is left of a weight.
+template <typename C>
+MSR_HOST_DEVICE C weight_of_two(C x) {
+  return x < C(sizeof(C) == 4 ? -126 : -1022) ? C(0) : power_of_two(x);
+}
 
 }  // namespace msr

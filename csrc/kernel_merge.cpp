@@ -121,7 +121,7 @@ MSR_HOST_DEVICE void add_pixel(const Geometry& g, const T* frame, const Places<c
     index[p] = inside[p] ? static_cast<Index>(row) * static_cast<Index>(width) + column : 0;
     const C dx = at.dx[p] + static_cast<C>(u), dy = at.dy[p] + static_cast<C>(v);
     const C power = at.across[p] * dx * dx + at.both[p] * dx * dy + at.down[p] * dy * dy;
-    share[p] = inside[p] ? at.strength[p] * power_of_two(power) : C(0);
+    share[p] = inside[p] ? at.strength[p] * weight_of_two(power) : C(0);
     sums.mass[kind][p] += share[p];
   }
   for (int64_t c = 0; c < g.channels; ++c) {
@@ -169,7 +169,7 @@ MSR_HOST_DEVICE void find_shares(const Places<C>& at, int64_t count, C (&shares)
     const auto tap = [&](int k) {
       const C dx = at.dx[p] + static_cast<C>(k % 3 - 1), dy = at.dy[p] + static_cast<C>(k / 3 - 1);
       const C power = (at.across[p] * dx + at.both[p] * dy) * dx + at.down[p] * dy * dy;
-      shares[k][p] = at.strength[p] * power_of_two(power);
+      shares[k][p] = at.strength[p] * weight_of_two(power);
     };
     tap(0), tap(1), tap(2), tap(3), tap(4), tap(5), tap(6), tap(7), tap(8);
   }

@@ -99,7 +99,7 @@ MSR_HOST_DEVICE void merge_pixel(const Geometry& g, const T* frames, const compu
         if (u < 0 || u >= g.width) continue;
         const C dx = static_cast<C>(u) - x, dy = static_cast<C>(v) - y;
         const C distance = (yy * dx * dx - C(2) * xy * dx * dy + xx * dy * dy) / determinant;
-        const C share = strength * exponential(C(-0.5) * distance);
+        const C share = strength * weight_of_two(C(-0.7213475204444817) * distance);
         const T* source = frames + frame * g.channels * plane + v * g.width + u;
         if (g.colours[0][0] >= 0) {
           const int colour = g.colours[v % 2][u % 2];

@@ -201,7 +201,7 @@ void forward(const T* x, const Landings<compute_t<T>>& landings, T* out, const L
 // The gradient of the sums (that of the output by the divisor) pixel by pixel, and its product with the output: what a
 // weight takes from all that lands on the same place.
 template <typename T>
-void gradient_of_sums(const T* grad, const T* out, const Layout& layout, const Landings<compute_t<T>>& landings, int64_t b,
+void gradient_of_sums(const T* grad, const compute_t<T>* out, const Layout& layout, const Landings<compute_t<T>>& landings, int64_t b,
                       const Sizes& s, compute_t<T>* outer, compute_t<T>* taken) {
   using C = compute_t<T>;
   parallel(s.pixels(), 4 * s.channels, [&](int64_t first, int64_t last) {
@@ -230,7 +230,7 @@ void gradient_of_sums(const T* grad, const T* out, const Layout& layout, const L
 }
 
 template <typename T>
-void backward(const T* grad, const T* x, const T* out, const Motion<compute_t<T>>& motion, T* grad_x,
+void backward(const T* grad, const T* x, const compute_t<T>* out, const Motion<compute_t<T>>& motion, T* grad_x,
               compute_t<T>* grad_flow, compute_t<T>* grad_metric, const Layout& layout, const Sizes& s) {
   using C = compute_t<T>;
   const Landings<C> landings(motion, s);
@@ -331,7 +331,7 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cpu(const Tensor& input_grad, 
   } else {
     const Tensor x = as_contiguous(input, format);
     const Tensor grad = as_contiguous(to_type(input_grad, type), format);
-    const Tensor out = as_contiguous(input_out, format);
+    const Tensor out = as_contiguous(to_type(input_out, compute), format);
     const Tensor flow = motion_tensor(input_flow, compute);
     const Tensor metric = input_metric ? motion_tensor(*input_metric, compute) : flow;
     dispatch_floating(type, "splat", [&](auto tag) {
@@ -339,7 +339,7 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cpu(const Tensor& input_grad, 
       using C = compute_t<T>;
       const C* of_metric = input_metric ? static_cast<const C*>(metric.data_ptr()) : nullptr;
       backward(static_cast<const T*>(grad.data_ptr()), static_cast<const T*>(x.data_ptr()),
-               static_cast<const T*>(out.data_ptr()), Motion<C>{static_cast<const C*>(flow.data_ptr()), of_metric},
+               static_cast<const C*>(out.data_ptr()), Motion<C>{static_cast<const C*>(flow.data_ptr()), of_metric},
                static_cast<T*>(grad_x.data_ptr()), static_cast<C*>(grad_flow.data_ptr()),
                static_cast<C*>(grad_metric.data_ptr()), layout(s, format), s);
     });

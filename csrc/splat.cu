@@ -149,17 +149,18 @@ __device__ __forceinline__ void each_pixel(const Sizes& s, const Body& body) {
 
 // For each place what a weight takes from all that lands there: the gradient of the sums times the result.
 template <int Lanes, typename Sums, typename T>
-__global__ void splat_taken_kernel(const T* grad, Strides gs, const T* out, Strides os, Scene<compute_t<T>> scene,
-                                   const typename Sums::type* sums, compute_t<T>* divisor, compute_t<T>* taken, Sizes s) {
+__global__ void splat_taken_kernel(const T* grad, Strides gs, const compute_t<T>* out, Strides os,
+                                   Scene<compute_t<T>> scene, const typename Sums::type* sums, compute_t<T>* divisor,
+                                   compute_t<T>* taken, Sizes s) {
   using C = compute_t<T>;
   const Sums of_divisor = sums_of<Sums>(scene.most ? scene.largest_weight(s) : 0, s.pixels());
   each_pixel<Lanes>(s, [&](int64_t b, int64_t pixel, int64_t first, bool writes) {
     const C by = of_divisor.value(sums[b * s.pixels() + pixel]);
     const T* from = grad + offset(gs, s, b, pixel);
-    const T* result = out + offset(os, s, b, pixel);
+    const C* result = out + offset(os, s, b, pixel);
     C sum[1] = {C(0)};
     for (int64_t c = first; c < s.channels; c += Lanes)
-      sum[0] += static_cast<C>(from[c * gs.c]) * static_cast<C>(result[c * os.c]);
+      sum[0] += static_cast<C>(from[c * gs.c]) * result[c * os.c];
     if constexpr (Lanes > 1) add_lanes(sum);
     if (!writes) return;
     divisor[b * s.pixels() + pixel] = by;
@@ -311,7 +312,7 @@ void backward(const Tensor& grad, const Tensor& x, const Tensor& flow, const std
   const dim3 blocks = blocks_for(s.batch * s.pixels() * Lanes), threads(kThreads);
   if (s.divides())
     launch(splat_taken_kernel<Lanes, Sums, T>, blocks, threads, 0, x, g, strides(grad),
-           static_cast<const T*>(out.data_ptr()), strides(out), p.scene,
+           static_cast<const C*>(out.data_ptr()), strides(out), p.scene,
            static_cast<const typename Sums::type*>(p.divisor.data_ptr()), divisor, taken, s);
   launch(splat_backward_x_kernel<Last, T>, blocks_of(s, Last), threads, 0, x, g, strides(grad), p.scene, divisor,
          static_cast<T*>(grad_x.data_ptr()), strides(grad_x), s);
@@ -356,12 +357,13 @@ Tensor splat_cuda(const Tensor& x, const Tensor& flow, const std::optional<Tenso
 }
 
 std::tuple<Tensor, Tensor, Tensor> splat_backward_cuda(const Tensor& input_grad, const Tensor& x, const Tensor& flow,
-                                                       const std::optional<Tensor>& metric, const Tensor& out,
-                                                       const std::string& mode, bool deterministic) {
+                                                       const std::optional<Tensor>& metric,
+                                                       const Tensor& input_out, const std::string& mode,
+                                                       bool deterministic) {
   using namespace splat;
   const Sizes s = sizes(x, flow, metric, mode);
   check_like(input_grad, "grad", s);
-  check_like(out, "out", s);
+  check_like(input_out, "out", s);
   const ScalarType type = x.scalar_type(), compute = compute_type(type);
   Tensor grad_x = empty(x, {s.batch, s.channels, s.height, s.width}, type, memory_format(x));
   Tensor grad_flow = empty(x, {s.batch, 2, s.height, s.width}, compute);
@@ -370,7 +372,7 @@ std::tuple<Tensor, Tensor, Tensor> splat_backward_cuda(const Tensor& input_grad,
     torch::stable::zero_(grad_flow);
     torch::stable::zero_(grad_metric);
   } else {
-    const Tensor grad = to_type(input_grad, type);
+    const Tensor grad = to_type(input_grad, type), out = to_type(input_out, compute);
     with_kinds(x, deterministic, [&](auto tag, auto sums, auto last) {
       backward<typename decltype(sums)::type, decltype(last)::value, typename decltype(tag)::type>(
           grad, x, flow, metric, out, grad_x, grad_flow, grad_metric, s);

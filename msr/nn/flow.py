@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msr.nn.blocks import conv3x3, join, leaky
+from msr.ops._transforms import without_autocast
 from msr.ops.correlation import correlation
 from msr.ops.flow_warp import flow_warp
 from msr.ops.local_contrast_norm import local_contrast_norm
@@ -81,7 +82,8 @@ class FlowNetwork(nn.Module):
         down, right = (each.flatten() for each in torch.meshgrid(axis, axis, indexing="ij"))
         # A product with three columns would round by how many pixels there are, and so by how many frames.
         moments = torch.stack([right, down, torch.ones_like(down), torch.ones_like(down)], dim=1)
-        sums = (weight.permute(0, 2, 3, 1) @ moments).float()
+        with without_autocast(weight):  # which would have the product in float16
+            sums = (weight.permute(0, 2, 3, 1) @ moments).float()
         return (sums[..., :2] / sums[..., 2:]).permute(0, 3, 1, 2).to(cost.dtype)
 
     def _refine(self, target: Tensor, source: Tensor, flow: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class FlowNetwork(nn.Module):
         for number, (a, b) in enumerate(zip(target.levels[::-1], source.levels[::-1], strict=True)):
             if number:
                 flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
-            times = b.shape[0] // a.shape[0]
+            times = b.shape[0] // max(a.shape[0], 1)
             flow = self._refine(torch.cat([a] * times) if times > 1 else a, b, flow)
         return flow[..., : target.height, : target.width]
 
@@ -146,7 +148,7 @@ def steady_flow(flow: Tensor, tolerance: float = 0.75) -> Tensor:
     if min(height, width) < 2:
         return flow
     # Not in bfloat16 where autocast is on: the fit would be off by more than what it is to mend.
-    with torch.no_grad(), torch.autocast(flow.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(flow):
         axes = [torch.linspace(-1.0, 1.0, n, device=flow.device) for n in (height, width)]
         y, x = torch.meshgrid(*axes, indexing="ij")
         place = torch.stack([torch.ones_like(x), x, y], dim=2)  # (H, W, 3)

@@ -72,7 +72,7 @@ def add_detail(base: Tensor, detail: Tensor) -> Tensor:
         tensor([1.5000, 1.5000, 1.5000])
     """
     whole = base.device.type != "cpu" or detail.dtype == base.dtype
-    if whole or detail.requires_grad or torch.compiler.is_compiling():
+    if whole or detail.requires_grad or base.requires_grad or torch.compiler.is_compiling():
         return base.add_(detail)
     for rows, added in zip(base.split(64, dim=2), detail.split(64, dim=2), strict=True):
         rows.add_(added)

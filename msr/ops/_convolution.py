@@ -9,6 +9,7 @@ from torch import Tensor
 
 from msr.ops._layout import empty_like, memory_format
 from msr.ops._processor import needs_widening
+from msr.ops._transforms import autocast_dtype
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ACTIVATIONS = (None, "relu", "leaky_relu", "prelu")
@@ -20,10 +21,9 @@ def in_autocast_dtype(
     x: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the tensors in the dtype that autocast asks for, as PyTorch's convolutions take them; float64 stays."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype not in FLOATS or x.dtype == torch.float64:
+    dtype = autocast_dtype(x)
+    if dtype is None or x.dtype not in FLOATS or x.dtype == torch.float64:
         return x, weight, bias, prelu_weight
-    dtype = torch.get_autocast_dtype(device)
     bias = None if bias is None else bias.to(dtype)
     return x.to(dtype), weight.to(dtype), bias, None if prelu_weight is None else prelu_weight.to(dtype)
 
@@ -85,7 +85,8 @@ def needed_gradients(
         return forward(*(next(left) if need else tensor for tensor, need in zip(wide, needs, strict=True)))
 
     inputs = [tensor for tensor, need in zip(wide, needs, strict=True) if need and tensor is not None]
-    return _laid_out(torch.func.vjp(of_needed, *inputs)[1](wide_grad), tensors, needs)
+    with torch.autocast(grad.device.type, enabled=False):
+        return _laid_out(torch.func.vjp(of_needed, *inputs)[1](wide_grad), tensors, needs)
 
 
 def convolution_gradients(
@@ -100,6 +101,15 @@ def convolution_gradients(
     lengths = None if bias is None else bias.shape
     found = torch.ops.aten.convolution_backward(wide_grad, x, weight, lengths, *sizes, wanted)
     return _laid_out([gradient for gradient, want in zip(found, wanted, strict=True) if want], tensors, needs)
+
+
+def in_float32(convolution: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """Return `convolution(*tensors)`, computed in float32 where the device would round its sums in their dtype."""
+    first = tensors[0]
+    assert first is not None
+    if not needs_widening(first.dtype, first.device):
+        return convolution(*tensors)
+    return convolution(*(None if tensor is None else tensor.float() for tensor in tensors)).to(first.dtype)
 
 
 def before_activation(grad: Tensor, output: Tensor, activation: str) -> Tensor:

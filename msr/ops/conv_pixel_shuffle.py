@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._arguments import check_whole
 from msr.ops._convolution import (
     FLOATS,
     KEEP_SIGNS,
@@ -16,11 +17,13 @@ from msr.ops._convolution import (
     convolution_gradients,
     empty_gradients,
     in_autocast_dtype,
+    in_float32,
     in_layout_of,
     needed_gradients,
     new_output,
 )
 from msr.ops._processor import CPU_MULTIPLIES_BFLOAT16
+from msr.ops._transforms import by_reference
 
 
 def conv_pixel_shuffle(
@@ -66,8 +69,12 @@ def conv_pixel_shuffle(
     _check(x, weight, bias, upscale_factor, activation, prelu_weight)
     # Where the CPU has bfloat16 products of its own, PyTorch uses them and is faster than the kernel.
     own_products = x.dtype == torch.bfloat16 and x.device.type == "cpu" and CPU_MULTIPLIES_BFLOAT16
-    if upscale_factor > 4 or own_products:
-        return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
+    if upscale_factor > 4 or own_products or by_reference(x, weight, bias, prelu_weight):
+
+        def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None) -> Tensor:
+            return conv_pixel_shuffle_reference(x, weight, bias, upscale_factor, activation, prelu_weight)
+
+        return in_float32(convolution, x, weight, bias, prelu_weight)
     return torch.ops.msr.conv_pixel_shuffle.default(x, weight, bias, upscale_factor, activation, prelu_weight)
 
 
@@ -128,6 +135,7 @@ def _check(
 
     if x.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3) or 0 in weight.shape:
         raise ValueError(f"conv_pixel_shuffle needs x (B, C, H, W) and weight (Cout * r * r, C, 3, 3); {got()}")
+    check_whole("conv_pixel_shuffle", upscale_factor=upscale_factor)
     if upscale_factor < 1 or weight.shape[0] % upscale_factor**2:
         raise ValueError(f"conv_pixel_shuffle needs weights for a multiple of upscale_factor ** 2 channels; {got()}")
     if x.dtype not in FLOATS or weight.dtype != x.dtype or weight.device != x.device:

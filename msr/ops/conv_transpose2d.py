@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._arguments import Pair, check_whole, pair
 from msr.ops._convolution import (
     FLOATS,
     KEEP_SIGNS,
@@ -16,13 +17,13 @@ from msr.ops._convolution import (
     convolution_gradients,
     empty_gradients,
     in_autocast_dtype,
+    in_float32,
     in_layout_of,
     needed_gradients,
     new_output,
 )
 from msr.ops._processor import CPU_MULTIPLIES_BFLOAT16
-
-Pair = int | Sequence[int]
+from msr.ops._transforms import by_reference
 
 
 def conv_transpose2d(
@@ -70,11 +71,15 @@ def conv_transpose2d(
         tensor([[[[ 1.0000,  1.0000, -0.2000, -0.2000],
                   [ 1.0000,  1.0000, -0.2000, -0.2000]]]])
     """
-    sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
+    sizes = _sizes(stride, padding, output_padding, groups, dilation)
     input, weight, bias, prelu_weight = in_autocast_dtype(input, weight, bias, prelu_weight)
     _check(input, weight, bias, *sizes, activation, prelu_weight)
-    if not _fits_kernels(weight, *sizes):
-        return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)
+    if not _fits_kernels(weight, *sizes) or by_reference(input, weight, bias, prelu_weight):
+
+        def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, prelu_weight: Tensor | None) -> Tensor:
+            return conv_transpose2d_reference(input, weight, bias, *sizes, activation, prelu_weight)
+
+        return in_float32(convolution, input, weight, bias, prelu_weight)
     return torch.ops.msr.conv_transpose2d.default(input, weight, bias, *sizes, activation, prelu_weight)
 
 
@@ -91,7 +96,7 @@ def conv_transpose2d_reference(
     prelu_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute `conv_transpose2d` in plain PyTorch: the definition of the op, and what runs where there is no kernel."""
-    sizes = _pair(stride), _pair(padding), _pair(output_padding), groups, _pair(dilation)
+    sizes = _sizes(stride, padding, output_padding, groups, dilation)
     _check(input, weight, bias, *sizes, activation, prelu_weight)
     out = F.conv_transpose2d(input, weight, bias, *sizes)
     return in_layout_of(input, activate(out, activation, prelu_weight))
@@ -123,8 +128,13 @@ def conv_transpose2d_backward_reference(
     return needed_gradients(forward, grad, tensors, needs)
 
 
-def _pair(value: Pair) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _sizes(
+    stride: Pair, padding: Pair, output_padding: Pair, groups: int, dilation: Pair
+) -> tuple[list[int], list[int], list[int], int, list[int]]:
+    op = "conv_transpose2d"
+    check_whole(op, groups=groups)
+    paddings = pair(op, "padding", padding), pair(op, "output_padding", output_padding)
+    return pair(op, "stride", stride, 1), *paddings, groups, pair(op, "dilation", dilation, 1)
 
 
 def _fits_kernels(
@@ -163,10 +173,8 @@ def _check(
         raise ValueError(f"conv_transpose2d needs input (B, C, H, W) and weight (C, Cout / groups, kh, kw); {got}")
     if input.dtype not in FLOATS or weight.dtype != input.dtype or weight.device != input.device:
         raise ValueError(f"conv_transpose2d needs floating-point tensors of one dtype on one device; {got}")
-    if any(len(sizes) != 2 for sizes in (stride, padding, output_padding, dilation)):
-        raise ValueError(f"conv_transpose2d takes one or two numbers for each of its sizes; {got}")
-    if min(*stride, *dilation, groups) < 1 or min(*padding, *output_padding) < 0 or input.shape[1] % groups:
-        raise ValueError(f"conv_transpose2d needs positive steps, no negative padding, groups that divide C; {got}")
+    if groups < 1 or input.shape[1] % groups:
+        raise ValueError(f"conv_transpose2d needs groups that divide C; {got}")
     if any(extra >= max(step, gap) for extra, step, gap in zip(output_padding, stride, dilation, strict=True)):
         raise ValueError(f"conv_transpose2d needs an output_padding smaller than stride or dilation; {got}")
     if 0 in input.shape[2:] or min(_output_size(input, weight, stride, padding, output_padding, dilation)) < 1:

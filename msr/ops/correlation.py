@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._arguments import check_whole
 from msr.ops._layout import empty_like
+from msr.ops._transforms import autocast_dtype, by_reference
 
 
 def correlation(a: Tensor, b: Tensor, radius: int, *, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -39,11 +41,12 @@ def correlation(a: Tensor, b: Tensor, radius: int, *, stride: int = 1, dilation:
                 [2., 4., 6.],
                 [4., 6., 0.]])
     """
-    device = a.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (a.dtype, b.dtype):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(a)
+    if dtype is not None and torch.float64 not in (a.dtype, b.dtype):
         a, b = a.to(dtype), b.to(dtype)
     _check(a, b, radius, stride, dilation)
+    if by_reference(a, b):
+        return correlation_reference(a, b, radius, stride, dilation)
     return torch.ops.msr.correlation.default(a, b, radius, stride, dilation)
 
 
@@ -105,6 +108,7 @@ def _check(a: Tensor, b: Tensor, radius: int, stride: int, dilation: int) -> Non
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if a.dtype not in floats or a.dtype != b.dtype or a.device != b.device:
         raise ValueError(f"correlation needs floating-point a and b of one dtype on one device; {got}")
+    check_whole("correlation", radius=radius, stride=stride, dilation=dilation)
     if radius < 0 or stride < 1 or dilation < 1:
         numbers = f"radius {radius}, stride {stride}, dilation {dilation}"
         raise ValueError(f"correlation needs a radius of 0 or more, stride and dilation of 1 or more; got {numbers}")

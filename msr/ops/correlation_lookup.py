@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._arguments import check_whole
 from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like
+from msr.ops._transforms import autocast_dtype, by_reference
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -42,11 +44,12 @@ def correlation_lookup(a: Tensor, b: Tensor, coords: Tensor, radius: int) -> Ten
         >>> correlation_lookup(torch.ones(1, 1, 1, 1), b, torch.tensor([0.5, 0.0]).view(1, 2, 1, 1), 1)[0, 3:6, 0, 0]
         tensor([1., 3., 5.])
     """
-    device = a.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (a.dtype, b.dtype):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(a)
+    if dtype is not None and torch.float64 not in (a.dtype, b.dtype):
         a, b = a.to(dtype), b.to(dtype)
     _check(a, b, coords, radius)
+    if by_reference(a, b, coords):
+        return correlation_lookup_reference(a, b, coords, radius)
     return torch.ops.msr.correlation_lookup.default(a, b, coords, radius)
 
 
@@ -118,6 +121,7 @@ def _check(a: Tensor, b: Tensor, coords: Tensor, radius: int) -> None:
         raise ValueError(f"correlation_lookup needs {rule}; {_got(a, b, coords)}")
     if b.device != a.device or coords.device != a.device:
         raise ValueError(f"correlation_lookup needs tensors on one device; {_got(a, b, coords)}")
+    check_whole("correlation_lookup", radius=radius)
     if radius < 0:
         raise ValueError(f"correlation_lookup needs a radius of 0 or more; got {radius}")
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from msr.ops._arguments import Pair, pair
 from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like, memory_format
+from msr.ops._transforms import autocast_dtype, by_reference
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -59,14 +61,15 @@ def deform_conv2d(
                   [3.5000, 4.5000, 2.5000],
                   [6.5000, 7.5000, 4.0000]]]])
     """
-    device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+    dtype = autocast_dtype(input)
+    if dtype is not None and input.dtype != torch.float64:
         # Offsets keep their precision: bfloat16 has steps of a quarter of a pixel at 50 pixels.
-        dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    settings = _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
+    settings = settings_of("deform_conv2d", stride, padding, dilation)
     _output_shape(input, offset, weight, bias, mask, *settings)
+    if by_reference(input, offset, weight, bias, mask):
+        return _forward(input, offset, weight, bias, mask, *settings)
     return torch.ops.msr.deform_conv2d.default(input, offset, weight, bias, mask, *settings)
 
 
@@ -81,7 +84,7 @@ def deform_conv2d_reference(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Compute `deform_conv2d` in plain PyTorch: the definition of the op, and what runs where there is no kernel."""
-    settings = _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
+    settings = settings_of("deform_conv2d", stride, padding, dilation)
     return _forward(input, offset, weight, bias, mask, *settings)
 
 
@@ -184,12 +187,9 @@ def deform_conv2d_backward_reference(
     return grads[0].contiguous(memory_format=memory_format(input)), grads[1], grads[2], grads[3], grads[4]
 
 
-def _pair(name: str, value: int | Sequence[int]) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
-    least = 0 if name == "padding" else 1
-    if len(pair) != 2 or not all(isinstance(number, int) for number in pair) or min(pair) < least:
-        raise ValueError(f"deform_conv2d {name} is a whole number or a pair (down, right), not negative; got {value!r}")
-    return pair
+def settings_of(op: str, stride: Pair, padding: Pair, dilation: Pair) -> tuple[list[int], list[int], list[int]]:
+    """Return two numbers for each, or raise ValueError."""
+    return pair(op, "stride", stride, 1), pair(op, "padding", padding), pair(op, "dilation", dilation, 1)
 
 
 def _output_shape(

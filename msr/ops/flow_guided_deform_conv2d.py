@@ -7,7 +7,8 @@ from torch import Tensor
 
 from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like
-from msr.ops.deform_conv2d import FLOATS, _pair, deform_conv2d_backward_reference, deform_conv2d_reference
+from msr.ops._transforms import autocast_dtype, by_reference
+from msr.ops.deform_conv2d import FLOATS, deform_conv2d_backward_reference, deform_conv2d_reference, settings_of
 
 
 def flow_guided_deform_conv2d(
@@ -57,13 +58,15 @@ def flow_guided_deform_conv2d(
         >>> flow_guided_deform_conv2d(x, head, flow, torch.rand(4, 8, 3, 3)).shape  # two groups, one flow
         torch.Size([1, 4, 6, 6])
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(x)
+    if dtype is not None and x.dtype != torch.float64:
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    settings = _pair("padding", padding), _pair("dilation", dilation)
+    settings = settings_of("flow_guided_deform_conv2d", 1, padding, dilation)[1:]
     _check(x, head, flows, weight, bias, *settings)
+    if by_reference(x, head, flows, weight, bias):
+        offset, mask = _offset_and_mask(x, head, flows, weight, max_residue)
+        return deform_conv2d_reference(x, offset, weight, bias, 1, padding, dilation, mask)
     return torch.ops.msr.flow_guided_deform_conv2d.default(x, head, flows, weight, bias, float(max_residue), *settings)
 
 
@@ -79,7 +82,7 @@ def flow_guided_deform_conv2d_reference(
     dilation: int | tuple[int, int] = 1,
 ) -> Tensor:
     """Compute `flow_guided_deform_conv2d` in plain PyTorch: the definition of the op."""
-    _check(x, head, flows, weight, bias, _pair("padding", padding), _pair("dilation", dilation))
+    _check(x, head, flows, weight, bias, *settings_of("flow_guided_deform_conv2d", 1, padding, dilation)[1:])
     offset, mask = _offset_and_mask(x, head, flows, weight, max_residue)
     return deform_conv2d_reference(x, offset, weight, bias, 1, padding, dilation, mask)
 

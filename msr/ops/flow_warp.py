@@ -5,6 +5,7 @@ from torch import Tensor
 
 from msr.ops._determinism import must_repeat
 from msr.ops._layout import empty_like, memory_format
+from msr.ops._transforms import by_reference
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 PADDING_MODES = ("zeros", "border")
@@ -39,6 +40,8 @@ def flow_warp(x: Tensor, flow: Tensor, *, interpolation: str = "bilinear", paddi
         tensor([[[[1.5000, 3.0000, 2.0000]]]])
     """
     _check(x, flow, interpolation, padding_mode)
+    if by_reference(x, flow):
+        return flow_warp_reference(x, flow, interpolation, padding_mode)
     return torch.ops.msr.flow_warp.default(x, flow, interpolation, padding_mode)
 
 

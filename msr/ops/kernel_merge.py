@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from msr.ops._transforms import by_reference
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOSAICS = ("rggb", "bggr", "grbg", "gbrg")
 MAX_CHANNELS = 4
@@ -25,7 +27,7 @@ def kernel_merge(
     Source: B. Wronski et al., "Handheld Multi-Frame Super-Resolution", ACM Transactions on Graphics 38(4), 2019,
     arXiv:1905.03277, section 5. A pixel of the result lies at a place of the base grid, and there in every frame at a
     position; the pixels of that frame around it count by `weights` times `exp(-d' C^-1 d / 2)`, where d is their
-    distance from the position and C the covariance.
+    distance from the position and C the covariance; 0 where the exponential is below the smallest normal number.
 
     Args:
         frames: `(B, N, C, H, W)`, C from 1 to 4, float16, bfloat16, float32 or float64; any range.
@@ -60,6 +62,8 @@ def kernel_merge(
         torch.Size([1, 1, 8, 8])
     """
     _check(frames, positions, covariance, weights, scale, mosaic, radius)
+    if by_reference(frames, positions, covariance, weights):
+        return _forward(frames, positions, covariance, weights, scale, mosaic or "", radius)
     return torch.ops.msr.kernel_merge.default(
         frames, positions, covariance, weights, float(scale), mosaic or "", radius
     )
@@ -142,7 +146,9 @@ def _one_frame(
             inside = near & (v >= 0) & (v < height) & (u >= 0) & (u < width)
             dx, dy = u - x, v - y
             distance = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / determinant
-            mass = torch.where(inside, strength * torch.exp(-0.5 * distance), 0)[:, None]
+            near_it = torch.exp(-0.5 * distance)
+            near_it = torch.where(near_it < torch.finfo(near_it.dtype).tiny, 0, near_it)
+            mass = torch.where(inside, strength * near_it, 0)[:, None]
             v, u = v.clamp(0, height - 1).to(torch.int64), u.clamp(0, width - 1).to(torch.int64)
             place = (v * width + u).flatten(1)[:, None].expand(-1, channels, -1)
             value = torch.where(inside[:, None], source.gather(2, place).unflatten(2, x.shape[1:]), 0)

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msr.ops._arguments import check_whole
 from msr.ops._convolution import FLOATS, needed_gradients
 from msr.ops._layout import empty_like, memory_format
+from msr.ops._transforms import by_reference
 
 
 def local_contrast_norm(x: Tensor, radius: int, *, epsilon: float = 1e-5) -> Tensor:
@@ -36,6 +38,8 @@ def local_contrast_norm(x: Tensor, radius: int, *, epsilon: float = 1e-5) -> Ten
         tensor([[[[-1.,  1., -1.,  1.]]]])
     """
     _check(x, radius, epsilon)
+    if by_reference(x):
+        return local_contrast_norm_reference(x, radius, epsilon)
     return torch.ops.msr.local_contrast_norm.default(x, radius, epsilon)
 
 
@@ -63,6 +67,7 @@ def _window_mean(x: Tensor, radius: int) -> Tensor:
 def _check(x: Tensor, radius: int, epsilon: float) -> None:
     if x.dim() != 4 or x.shape[1] == 0 or x.dtype not in FLOATS:
         raise ValueError(f"local_contrast_norm needs floating-point x (B, C, H, W); got {tuple(x.shape)} {x.dtype}")
+    check_whole("local_contrast_norm", radius=radius)
     if radius < 0 or not epsilon > 0:
         raise ValueError(f"local_contrast_norm needs a radius of 0 or more, epsilon above 0; got {radius}, {epsilon}")
 

@@ -2,16 +2,20 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from msr.ops._layout import empty_like, memory_format
+from msr.ops._transforms import by_reference
 
 Phase = Literal["centered", "corner"]
 Kernel = Literal["cubic", "lanczos3", "area"]
 
+_LEAST = 2.0**-16  # below it a single pixel would be the mean of more taps than any picture has
 _WIDTHS = {"cubic": 4.0, "lanczos3": 6.0, "area": 2.0}
 
 
@@ -52,7 +56,10 @@ def resize(
         >>> resize(torch.rand(1, 3, 8, 10), scale=4).shape
         torch.Size([1, 3, 32, 40])
     """
-    return torch.ops.msr.resize.default(x, *_targets(x, scale, size, kernel, phase), kernel, antialias, phase)
+    targets = _targets(x, scale, size, kernel, phase)
+    if by_reference(x):
+        return _forward(x, *targets, kernel, antialias, phase)
+    return torch.ops.msr.resize.default(x, *targets, kernel, antialias, phase)
 
 
 def resize_reference(
@@ -82,9 +89,13 @@ def _targets(
         raise ValueError(f"resize expects exactly one of scale and size, got {scale} and {size}")
     height, width = x.shape[-2:]
     if scale is not None:
-        if not 0 < scale < math.inf:
-            raise ValueError(f"resize expects a positive scale, got {scale}")
+        if not isinstance(scale, int | float | np.number):
+            raise ValueError(f"resize expects a number as scale, got {scale!r}")
+        if not _LEAST <= scale < math.inf:
+            raise ValueError(f"resize expects a finite scale of at least {_LEAST}, got {scale}")
         size = (math.ceil(height * scale), math.ceil(width * scale))
+    elif not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(n, int | np.integer) for n in size):
+        raise ValueError(f"resize expects a size (height, width) in pixels, got {size!r}")
     assert size is not None
     if min(size) < 1 or min(height, width) < 1:
         raise ValueError(f"resize expects sizes of at least 1, got {height}x{width} to {size[0]}x{size[1]}")

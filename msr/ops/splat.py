@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from msr.ops._layout import empty_like
+from msr.ops._transforms import by_reference
 
 MODES = ("sum", "average", "linear", "soft")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -48,6 +49,8 @@ def splat(x: Tensor, flow: Tensor, metric: Tensor | None = None, *, mode: str = 
         tensor([[[[2., 3., 6.]]]])
     """
     _check(x, flow, metric, mode)
+    if by_reference(x, flow, metric):
+        return splat_reference(x, flow, metric, mode)
     return torch.ops.msr.splat.default(x, flow, metric, mode, torch.are_deterministic_algorithms_enabled())
 
 
@@ -118,7 +121,7 @@ def splat_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients for `x`, `flow` and `metric` (empty without one) from that of the output.
 
-    `out`, the result, is for the kernels: they need not compute it again.
+    `out`, the result before it was rounded, is for the kernels: they need not compute it again.
     """
     tensors = (x, flow) if metric is None else (x, flow, metric)
 
@@ -179,8 +182,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
+    x, flow, metric, out = ctx.saved_tensors
+    if ctx.mode != "sum" and out.dtype in (torch.float16, torch.bfloat16):
+        # The gradient of the flow has the differences of pixels from their mean, which rounding would drown.
+        out = torch.ops.msr.splat.default(x.float(), flow, metric, ctx.mode, ctx.deterministic)
     # The backward op has no gradient of its own: differentiating twice raises instead of returning zeros.
-    grads = torch.ops.msr.splat_backward.default(grad, *ctx.saved_tensors, ctx.mode, ctx.deterministic)
+    grads = torch.ops.msr.splat_backward.default(grad, x, flow, metric, out, ctx.mode, ctx.deterministic)
     needed = [value if need else None for value, need in zip(grads, ctx.needs_input_grad, strict=False)]
     return (*needed, None, None)
 

@@ -239,7 +239,7 @@ def test_burst_ignores_a_frame_that_it_doubts() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_processor_weights_on_float32_pictures(kind: str, dtype: torch.dtype) -> None:
+def test_half_precision_weights_on_float32_pictures(kind: str, dtype: torch.dtype) -> None:
     x = given(kind, 7, 6)
     with torch.inference_mode():
         full = make(kind)(x)

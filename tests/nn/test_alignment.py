@@ -32,7 +32,7 @@ def test_offsets_leave_the_flow_by_no_more_than_the_limit() -> None:
     assert seen[outside].max().item() == 0.0
 
 
-def test_half_processor() -> None:
+def test_half_precision() -> None:
     align = FlowGuidedAlignment(8).to(torch.bfloat16)
     x, flow = torch.rand(1, 8, 6, 6, dtype=torch.bfloat16), torch.randn(1, 2, 6, 6)
     aligned = align(x, x, flow)

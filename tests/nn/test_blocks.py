@@ -54,7 +54,7 @@ def test_attention_scales_whole_channels_by_a_gate_of_the_means() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_attention_takes_its_means_in_half_processor_as_well(layout: torch.memory_format) -> None:
+def test_attention_takes_its_means_in_half_precision_as_well(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     attention = ChannelAttention(8)
     x = torch.randn(2, 8, 33, 70) + torch.arange(8.0).view(1, 8, 1, 1)

@@ -50,7 +50,7 @@ def test_frames_described_once_serve_all_flows_between_them(stirred: FlowNetwork
     torch.testing.assert_close(both, each, rtol=1e-4, atol=1e-5)
 
 
-def test_half_processor_weights_give_float32_flow(stirred: FlowNetwork) -> None:
+def test_half_precision_weights_give_float32_flow(stirred: FlowNetwork) -> None:
     a, b = torch.rand(1, 3, 9, 10), torch.rand(1, 3, 9, 10)
     full = stirred(a, b)
     half = stirred.to(torch.bfloat16)(a, b)
@@ -98,6 +98,14 @@ def test_steady_flow_is_fitted_in_float32_under_autocast() -> None:
     expected = steady_flow(flow)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(steady_flow(flow), expected)
+
+
+def test_float16_autocast_and_an_empty_batch(stirred: FlowNetwork) -> None:
+    frames = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        flow = stirred(frames, frames.flip(0))
+    assert (flow - stirred(frames, frames.flip(0))).abs().max() < 0.2
+    assert stirred(frames[:0], frames[:0]).shape == (0, 2, 24, 32)
 
 
 def test_steady_flow_keeps_the_gradient_and_pictures_of_one_pixel() -> None:

@@ -41,7 +41,7 @@ def test_deconvolution_is_centred_on_the_input_pixel() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("height", [1, 64, 130])
-def test_detail_is_added_in_place_at_the_processor_of_the_picture(dtype: torch.dtype, height: int) -> None:
+def test_detail_is_added_in_place_at_the_precision_of_the_picture(dtype: torch.dtype, height: int) -> None:
     base, detail = torch.rand(2, 3, height, 7), torch.rand(2, 3, height, 7).to(dtype)
     expected = base + detail.float()
     assert add_detail(base, detail) is base
@@ -50,6 +50,12 @@ def test_detail_is_added_in_place_at_the_processor_of_the_picture(dtype: torch.d
     add_detail(base, detail).sum().backward()
     assert detail.grad is not None
     assert detail.grad.eq(1).all()
+
+
+def test_detail_is_added_to_what_has_a_gradient() -> None:
+    base = torch.rand(1, 3, 130, 4, requires_grad=True)
+    add_detail(base * 1.0, torch.rand(1, 3, 130, 4, dtype=torch.bfloat16)).sum().backward()
+    assert torch.equal(base.grad, torch.ones_like(base))
 
 
 def test_unknown_name() -> None:

@@ -15,6 +15,7 @@ import torch
 from cuda_shim import build
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
 # Largest allowed |difference| / max(1, largest |expected value|). One table for all ops. float16, bfloat16 results are
@@ -152,7 +153,7 @@ class OpContract:
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_low_processor_is_near_float32(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
+    def test_low_precision_is_near_float32(self, sample: Sample, layout: str, dtype: torch.dtype, device) -> None:
         tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
         wide = [None if t is None else t.float() for t in tensors]
         got = self.op(*tensors, **sample.options)
@@ -162,7 +163,7 @@ class OpContract:
     @pytest.mark.gradients
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_low_processor_gradients_are_near_float32(
+    def test_low_precision_gradients_are_near_float32(
         self, sample: Sample, layout: str, dtype: torch.dtype, device
     ) -> None:
         tensors = [arrange(t, layout) for t in sample.to(device, dtype)]
@@ -364,6 +365,41 @@ class OpContract:
         grads = torch.autograd.grad(out.square().sum(), [t for t in leaves if t is not None], create_graph=True)
         with pytest.raises(RuntimeError, match="no autograd formula"):
             torch.autograd.grad(sum(g.square().sum() for g in grads), leaves[0])
+
+    @pytest.mark.once
+    def test_forward_mode_and_transforms_take_the_reference(self, device) -> None:
+        """What no kernel has a derivative for is right or raises: it is never silently zero."""
+        sample = next(iter(self.samples.values()))
+        given = sample.to(device, torch.float64)
+        leaves = [t for t in given if t is not None]
+        tangents = [torch.linspace(-1, 1, t.numel(), device=device, dtype=t.dtype).view(t.shape) for t in leaves]
+
+        def called(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def call(*tensors: Tensor) -> Tensor:
+                left = iter(tensors)
+                return function(*[None if t is None else next(left) for t in given], **sample.options)
+
+            return call
+
+        op, reference = called(self.op), called(self.reference)
+        expected = torch.func.jvp(reference, tuple(leaves), tuple(tangents))[1]
+        assert expected.any()
+        assert_close(torch.func.jvp(op, tuple(leaves), tuple(tangents))[1], expected, torch.float64)
+        with forward_ad.dual_level():
+            out = op(*(forward_ad.make_dual(t, tangent) for t, tangent in zip(leaves, tangents, strict=True)))
+            assert_close(forward_ad.unpack_dual(out).tangent, expected, torch.float64)
+        of_sum = [torch.func.grad(lambda *t, f=f: f(*t).square().sum())(*leaves) for f in (op, reference)]
+        assert_close(of_sum[0], of_sum[1], torch.float64)
+
+    @pytest.mark.once
+    def test_shapes_alone(self, device) -> None:
+        """On the device "meta" there is no autocast to ask."""
+        sample = next(iter(self.samples.values()))
+        tensors = sample.to(torch.device("meta"), torch.float32)
+        assert (
+            self.op(*tensors, **sample.options).shape
+            == self.op(*sample.to(device, torch.float32), **sample.options).shape
+        )
 
     def test_wrong_arguments_raise(self, wrong: Callable[[], Any]) -> None:
         with pytest.raises(ValueError, match="got"):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from msr.ops import conv_transpose2d, conv_transpose2d_reference
+from msr.ops._processor import needs_widening
 from ops.contract import OpContract, Sample, arrange, assert_close
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
@@ -172,3 +173,26 @@ def test_only_the_gradients_asked_for(device: torch.device) -> None:
     torch.testing.assert_close(weight.grad, alone)
     assert x.grad is not None
     assert bias.grad is not None
+
+
+@pytest.mark.parametrize("settings", [{"stride": 1}, {"stride": 2, "groups": 4}, {"stride": 2, "dilation": 2}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_sums_are_float32_where_no_kernel_is(dtype: torch.dtype, settings: dict[str, int], device) -> None:
+    if device.type != "cpu" or not needs_widening(dtype, device):
+        pytest.skip("PyTorch's own sums are float32 here")
+    x, weight = torch.randn(1, 64, 6, 7, device=device).to(dtype), torch.randn(64, 8, 3, 3, device=device).to(dtype)
+    got = conv_transpose2d(x, weight, **settings)
+    exact = conv_transpose2d(x.double(), weight.double(), **settings)
+    assert (got == exact.to(dtype)).float().mean() > 0.98  # the others lie between two numbers
+
+
+def test_gradients_do_not_take_autocast_s_precision(device: torch.device) -> None:
+    x, weight = torch.randn(1, 16, 6, 7, device=device), torch.randn(16, 8, 4, 4, device=device, requires_grad=True)
+    slopes = torch.full((8,), 0.2, device=device)
+
+    def gradient(autocast: bool) -> torch.Tensor:
+        out = conv_transpose2d(x, weight, stride=2, activation="prelu", prelu_weight=slopes)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            return torch.autograd.grad(out.square().sum(), weight)[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False))

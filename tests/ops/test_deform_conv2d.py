@@ -238,7 +238,7 @@ def test_edges(position: float, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_offsets_keep_their_processor(dtype: torch.dtype, device: torch.device) -> None:
+def test_offsets_keep_their_precision(dtype: torch.dtype, device: torch.device) -> None:
     """Offsets in float32 beside features in less: rounding them first would move the samples."""
     x, offset, weight, bias, mask = make((1, 8, 6, 70), (4, 8, 3, 3), 2, padding=1, reach=9.0).to(device, dtype)
     assert offset is not None

@@ -187,3 +187,17 @@ def test_covariances_that_are_none_do_not_count(entries: tuple[float, ...], devi
     image, weight = kernel_merge(frames, positions, covariance, weights, 1.0)
     assert (image == 0).all()
     assert (weight == 0).all()
+
+
+def test_where_nothing_is_near_the_picture_is_zero(device: torch.device) -> None:
+    """Not a mean of weights that are too small to be told apart."""
+    frames, positions, _, weights = make((1, 1, 3, 6, 6), (6, 6), 1.0).to(device, torch.float32)
+    grid = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="xy")).to(device)
+    positions[:, 0] = grid + 0.45
+    covariance = torch.tensor([0.001, 0.0, 0.001], device=device).view(1, 1, 3, 1, 1).expand(1, 1, 3, 6, 6)
+    arguments = (frames, positions, covariance, weights, 1.0)
+    image, weight = kernel_merge(*arguments)
+    assert (weight == 0).all()
+    assert (image == 0).all()
+    for one, other in zip((image, weight), kernel_merge_reference(*arguments), strict=True):
+        assert torch.equal(one, other)

@@ -56,6 +56,10 @@ class TestResize(OpContract):
         "scale-negative": lambda: resize(torch.rand(1, 1, 4, 4), scale=-2),
         "scale-nan": lambda: resize(torch.rand(1, 1, 4, 4), scale=math.nan),
         "scale-infinite": lambda: resize(torch.rand(1, 1, 4, 4), scale=math.inf),
+        "scale-tiny": lambda: resize(torch.rand(1, 1, 4, 4), scale=1e-300),
+        "scale-pair": lambda: resize(torch.rand(1, 1, 4, 4), scale=(2, 2)),  # type: ignore[arg-type]
+        "size-one": lambda: resize(torch.rand(1, 1, 4, 4), size=4),  # type: ignore[arg-type]
+        "size-three": lambda: resize(torch.rand(1, 1, 4, 4), size=(4, 4, 4)),  # type: ignore[arg-type]
         "size-0": lambda: resize(torch.rand(1, 1, 4, 4), size=(0, 4)),
         "empty": lambda: resize(torch.rand(1, 1, 0, 4), size=(4, 4)),
         "phase": lambda: resize(torch.rand(1, 1, 4, 4), scale=2, phase="middle"),  # type: ignore[arg-type]

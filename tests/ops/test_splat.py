@@ -206,3 +206,19 @@ def test_only_the_gradients_asked_for(device: torch.device) -> None:
         splat(*leaves, mode="soft").square().sum().backward()
         torch.testing.assert_close(leaves[wanted].grad, every[wanted].grad)
         assert [leaf.grad is not None for leaf in leaves] == [n == wanted for n in range(3)]
+
+
+@pytest.mark.parametrize("mode", ["average", "soft"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_gradient_of_the_flow_is_not_that_of_a_rounded_mean(dtype: torch.dtype, mode: str, device) -> None:
+    """Pixels that differ little from their mean: the difference is all that the flow's gradient has."""
+    x, flow, metric = make((1, 3, 12, 14), mode).to(device, dtype)
+    x = (0.8 + 0.05 * x).to(dtype)
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        leaf = flow.detach().requires_grad_()
+        weights = torch.linspace(-1, 1, x.numel(), device=device).view(x.shape).to(dtype).to(x.dtype)
+        return torch.autograd.grad(splat(x, leaf, metric, mode=mode), leaf, weights)[0]
+
+    expected = gradient(x.double())
+    assert (gradient(x).double() - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -22,7 +22,7 @@ def test_the_nearest_scale(factor: float, scale: int) -> None:
 
 
 @pytest.mark.parametrize(("has", "quicker"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_the_quicker_processor(has: bool, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quicker_precision(has: bool, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msr.ops._processor.CPU_MULTIPLIES_BFLOAT16", has)
     assert choose_model(("image",), 4, None, "cpu", "auto").dtype == quicker
     assert choose_model(("image",), 4, None, "cpu").dtype == torch.float32

@@ -168,7 +168,7 @@ def test_an_ensemble_turns_with_the_picture(tile: int | None) -> None:
     assert difference(True) <= 1 < difference(False)
 
 
-def test_half_processor_follows_float32(tmp_path: Path) -> None:
+def test_half_precision_follows_float32(tmp_path: Path) -> None:
     path = weights(tmp_path, "image")
     full = msr.upscale_image(picture(), model=path).astype(int)
     for dtype in ("bfloat16", "float16"):

@@ -226,7 +226,7 @@ def test_codes_are_clamped_to_the_depth() -> None:
     assert from_rgb(colours, Clip(4, 4))[1].int().unique().tolist() == [0]
 
 
-def test_half_processor_is_taken() -> None:
+def test_half_precision_is_taken() -> None:
     rgb = torch.rand((1, 3, 6, 6), generator=torch.Generator().manual_seed(3)).half()
     assert_same(from_rgb(rgb, Clip(6, 6)), from_rgb(rgb.float(), Clip(6, 6)), "half")
 
