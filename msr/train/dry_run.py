@@ -20,7 +20,7 @@ import msr.ops  # noqa: F401  (registers the ops that are counted below)
 from msr.models import build_model
 from msr.train.config import Config, load_config
 from msr.train.data import list_clips, list_photos
-from msr.train.loop import Trainer
+from msr.train.trainer import Trainer
 
 #: The frame for which operations are counted: what papers on video state them for.
 HEIGHT, WIDTH = 180, 320
