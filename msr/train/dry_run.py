@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import msr.ops  # noqa: F401  (registers the ops that are counted below)
 from msr.models import build_model
+from msr.pipelines.published import list_clips
 from msr.train.config import Config, load_config
-from msr.train.data import list_clips, list_photos
+from msr.train.data import list_photos
 from msr.train.trainer import Trainer
 
 #: The frame for which operations are counted: what papers on video state them for.

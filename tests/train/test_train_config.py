@@ -187,7 +187,7 @@ def test_folders_and_files_that_do_not_serve(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in run(tmp_path, tmp_path / "empty")
     save(tmp_path / "small" / "a.png", texture(0, 20, 20))
-    assert "hardly any photo has 48 pixels a side" in run(tmp_path, tmp_path / "small")
+    assert "holds no photo of 48 pixels a side" in run(tmp_path, tmp_path / "small")
     assert "no such folder of photos" in run(tmp_path, photos, f'validation = "{tmp_path / "none"}"')
     assert "unknown model 'none'" in run(tmp_path, photos, init='init = ["none"]')
     (tmp_path / "broken").mkdir()
