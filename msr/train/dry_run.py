@@ -64,6 +64,8 @@ def dry_run(config: Path) -> list[list[str]]:
     trainer = Trainer(settings)
     count = sum(p.numel() for p in trainer.model.parameters())
     rows = [["model", f"{settings.kind} x{trainer.model.scale}, {count:,} parameters"]]
+    if settings.train.init:
+        rows.append(["taken over", f"{len(trainer.taken)} of {len(trainer.model.state_dict())} tensors"])
     of_what = f"a burst of {settings.train.frames}" if settings.kind.startswith("burst") else "a frame"
     operations = multiplications(settings.kind, settings.model, settings.train.frames) / 1e9
     rows.append(

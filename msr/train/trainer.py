@@ -51,7 +51,7 @@ class Trainer:
         self.bf16 = settings.bf16 and multiplies_bfloat16(self.device)
         try:
             self.model = build_model(config.kind, config.model)
-            taken = set().union(*(take_over(self.model, source, settings.init_blocks) for source in settings.init))
+            self.taken = set().union(*(take_over(self.model, source, settings.init_blocks) for source in settings.init))
             self.average = build_model(config.kind, config.model)
         except ValueError as error:
             raise InputError(f"[model]: {error}") from error
@@ -64,7 +64,7 @@ class Trainer:
         self.task = make_task(self.stage, int(self.model.scale))  # type: ignore[arg-type]
         named = [(k, p) for k, p in self.model.named_parameters() if not settings.flow_only or k.startswith("flow.")]
         self.optimizers = make_optimizers(
-            named, taken, cast(OptimizerName, settings.optimizer), settings.taken_rate, settings.muon_rate
+            named, self.taken, cast(OptimizerName, settings.optimizer), settings.taken_rate, settings.muon_rate
         )
         self.step = 0
         self.seconds = 0.0

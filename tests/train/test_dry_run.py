@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from msr.cli import main
-from msr.models import build_model
+from msr.models import build_model, save_model
 from msr.ops import conv_pixel_shuffle, conv_transpose2d, correlation, deform_conv2d
 from msr.train.dry_run import _COUNTED, multiplications
 from msr.train.trainer import Trainer
@@ -74,6 +75,11 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [float(x) > 0 for x in re.findall(r"([\d.]+) s for 2 of [68]x[68];", said)] == [True, True]
     assert "for 100 steps" in said
     assert "for the process at its peak" in said
+    run["train"]["init"] = [str(tmp_path / "source.safetensors")]
+    source = {**MODEL, "upsampler": "deconvolution"}
+    save_model(build_model("image", source), "image", source, tmp_path / "source.safetensors")
+    assert main(["train", "--dry-run", str(write(path, **run))]) == 0
+    assert re.search(r"taken over +\d+ of \d+ tensors", capsys.readouterr().out)
     run["data"]["validation"] = str(tmp_path / "none")
     assert main(["train", "--dry-run", str(write(path, **run))]) == 2
     assert "no such folder of photos" in capsys.readouterr().err
@@ -107,3 +113,12 @@ def test_frames_for_validation_come_in_their_natural_order(tmp_path: Path) -> No
     made = dataclasses.replace(made, data=dataclasses.replace(made.data, validation=str(tmp_path / "validation")))
     (frames,) = Trainer(made).task.validation  # type: ignore[attr-defined]
     assert [path.name for path in frames] == [f"f{index}.png" for index in range(9)]
+
+
+def test_a_dry_run_misses_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tables("image", photo_folder(tmp_path / "photos"), tmp_path / "mine.safetensors", tensorboard=True)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert main(["train", "--dry-run", str(write(tmp_path / "c.toml", **run))]) == 2
+    assert "tensorboard needs the package tensorboard" in capsys.readouterr().err

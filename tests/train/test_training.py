@@ -244,6 +244,22 @@ def test_some_blocks_of_a_deeper_network(tmp_path: Path, photos: Path) -> None:
     assert torch.equal(model.head.weight, deep.head.weight)  # type: ignore[union-attr]
 
 
+def test_weights_to_begin_with_that_do_not_serve(tmp_path: Path, photos: Path) -> None:
+    save_model(build_model("image", MODEL), "image", MODEL, tmp_path / "source.safetensors")
+
+    def begun(model: dict[str, Any], **settings: Any) -> Trainer:
+        init = (str(tmp_path / "source.safetensors"),)
+        made = config("image", photos, tmp_path / "a.safetensors", init=init, **settings)
+        return Trainer(dataclasses.replace(made, model=model))
+
+    assert begun(MODEL, init_blocks=(0,)).taken == set(build_model("image", MODEL).state_dict())
+    for blocks, block in (((0, 1), 1), ((-1,), -1)):
+        with pytest.raises(InputError, match=rf"init_blocks: .*source\.safetensors has 1 blocks and no block {block}"):
+            begun(MODEL, init_blocks=blocks)
+    with pytest.raises(InputError, match=r"init: no convolution of .*source\.safetensors has the name and shape"):
+        begun({"channels": 16, "blocks": 1, "scale": 3})
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_checkpoint_keeps_all(optimizer: str, tmp_path: Path, photos: Path) -> None:
     settings = config("image", photos, tmp_path / "a.safetensors", steps=10, optimizer=optimizer)
