@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,14 +16,18 @@ class Interrupt:
 
     Signals that Python does not handle keep their meaning, and so do all outside the main thread.
 
+    Args:
+        tell: is called at the first.
+
     Example:
-        >>> with Interrupt() as interrupt:
+        >>> with Interrupt(lambda: print("soon")) as interrupt:
         ...     interrupt.came
         False
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], object]) -> None:
         self.came = False
+        self._tell = tell
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -40,3 +45,4 @@ class Interrupt:
         if self.came:
             self._before[signal.Signals(number)](number, frame)
         self.came = True
+        self._tell()

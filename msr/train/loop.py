@@ -102,8 +102,7 @@ class _Run:
         """
         first = self.trainer.step
         try:
-            with Interrupt() as interrupt:
-                self._steps(interrupt)
+            self._steps()
         except (KeyboardInterrupt, InputError, WorkError) as stopped:
             if self.record is None:
                 raise
@@ -118,12 +117,14 @@ class _Run:
                 return f"--resume goes on from step {trainer.step}"
         return "--resume goes on from the last checkpoint" if trainer.checkpoint.exists() else "nothing was saved"
 
-    def _steps(self, interrupt: Interrupt) -> None:
+    def _steps(self) -> None:
         trainer, settings = self.trainer, self.trainer.config.train
         last_save = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=self.record is None) as bar:
+        with Progress(*columns, disable=self.record is None) as bar, contextlib.ExitStack() as stack:
             row = bar.add_task("training", total=1000)
+            soon = "stopping after this step (at once if interrupted again)"
+            interrupt = stack.enter_context(Interrupt(lambda: bar.update(row, description=soon)))
             trainer.enter_stage()
             ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
             try:
