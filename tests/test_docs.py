@@ -1,9 +1,11 @@
-"""docs/ops.md says what the docstrings say."""
+"""docs/ops.md says what the docstrings say, and examples print what they say."""
 
+import doctest
 import importlib.util
 import inspect
 from pathlib import Path
 
+import msr.camera
 import msr.ops
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -22,3 +24,7 @@ def test_the_page_of_the_ops_is_that_of_the_docstrings() -> None:
             assert text
             assert f"## {name}\n" in page
             assert make_ops.described(text) in page, f"{name}: run python docs/make_ops.py"
+
+
+def test_the_examples_of_the_camera() -> None:
+    assert doctest.testmod(msr.camera).failed == 0

@@ -1,14 +1,16 @@
-"""What the compiled libraries ask of the machine: nothing of Python, of torch only what its stable ABI has."""
+"""What is handed on: libraries that ask nothing of Python and of torch only its stable ABI, and all of the sources."""
 
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import msr
 
+ROOT = Path(__file__).parents[1]
 LIBRARIES = sorted(Path(msr.__file__).parent.glob("_*.so"))
 # Functions of the stable ABI in C; the CUDA library's one function of torch's CUDA library is of them.
 STABLE = re.compile(r"(aoti_torch|torch)_\w+")
@@ -18,16 +20,17 @@ RUNTIME = re.compile(r".+@(GLIBC|GLIBCXX|CXXABI|GCC)_[0-9.]+|_ITM_\w+|__gmon_sta
 NEEDED = {"libc10.so", "libtorch_cpu.so", "libtorch_cuda.so"}
 SYSTEM = re.compile(r"lib(stdc\+\+|m|gcc_s|c|dl|rt|pthread)\.so\.\d+|ld-linux-.+\.so\.\d+")
 
-pytestmark = [
-    pytest.mark.skipif(not LIBRARIES, reason="no compiled kernels here"),
-    pytest.mark.skipif(shutil.which("nm") is None or shutil.which("readelf") is None, reason="needs nm and readelf"),
-]
+needs_libraries = pytest.mark.skipif(
+    not LIBRARIES or shutil.which("nm") is None or shutil.which("readelf") is None,
+    reason="no compiled kernels here, or neither nm nor readelf",
+)
 
 
 def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@needs_libraries
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
 def test_libraries_take_from_torch_only_its_stable_functions(library: Path) -> None:
     undefined = [line.split()[-1] for line in output("nm", "-D", "--undefined-only", str(library)).splitlines()]
@@ -36,6 +39,7 @@ def test_libraries_take_from_torch_only_its_stable_functions(library: Path) -> N
     assert [name for name in ours if not STABLE.fullmatch(name)] == []
 
 
+@needs_libraries
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
 def test_libraries_need_torch_and_the_c_runtimes_alone(library: Path) -> None:
     dynamic = output("readelf", "-d", str(library))
@@ -47,7 +51,19 @@ def test_libraries_need_torch_and_the_c_runtimes_alone(library: Path) -> None:
     assert "RUNPATH" not in dynamic
 
 
+@needs_libraries
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
 def test_libraries_export_nothing_that_could_stand_in_for_anothers(library: Path) -> None:
     defined = [line.split()[-1] for line in output("nm", "-D", "--defined-only", str(library)).splitlines()]
     assert [name for name in defined if name.startswith(("cuda", "__cuda", "cu", "Py", "aoti_", "torch_"))] == []
+
+
+def test_a_source_distribution_holds_what_the_readme_speaks_of(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    listed = set((tmp_path / "msr.egg-info" / "SOURCES.txt").read_text().splitlines())
+    wanted = [ROOT / name for name in ("Makefile", "CONTRIBUTING.md", "constraints.txt", "msr/py.typed")]
+    for folder, names in (("tests", "*.py"), ("docs", "*.md"), ("examples", "*.*"), ("csrc", "*.*")):
+        wanted += (ROOT / folder).rglob(names)
+    assert [path for path in wanted if path.is_file() and str(path.relative_to(ROOT)) not in listed] == []
+    assert not [name for name in listed if name.endswith((".pyc", ".so"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from importlib import resources
@@ -116,23 +117,30 @@ def save_model(model: nn.Module, kind: str, arguments: dict[str, Any], path: Pat
         kind: ``"image"``, ``"video"``, ``"burst"`` or ``"burst-raw"``.
         arguments: those of its class.
         path: the file, ``.safetensors``.
-        half: whether to store float16 instead of float32.
+        half: whether to store float16 instead of float32; a tensor of numbers too large for it stays float32.
 
     Raises:
-        WorkError: the file cannot be written.
+        WorkError: the file cannot be written, or a tensor is not of finite numbers: it would not be read again.
 
     Example:
         >>> save_model(model, "image", {"scale": 2}, Path("mine.safetensors"))    # doctest: +SKIP
     """
-    state = {k: v.detach().cpu().to(torch.float16 if half else torch.float32) for k, v in model.state_dict().items()}
+    state = {}
+    for key, value in model.state_dict().items():
+        full = value.detach().cpu().float().contiguous()
+        if not bool(torch.isfinite(full).all()):
+            raise WorkError(f"cannot write {path}: the tensor {key} is not of finite numbers")
+        state[key] = full.half() if half and bool(torch.isfinite(full.half()).all()) else full
     temporary = path.with_name(f".{path.name}.part")
     metadata = {"msr": json.dumps({"kind": kind, "arguments": arguments})}
     try:
-        safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
+        # Not by save_file, whose files nobody but their owner may read.
+        temporary.write_bytes(safetensors.torch.save(state, metadata))
         temporary.replace(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkError(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _check_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

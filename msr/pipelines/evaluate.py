@@ -30,14 +30,17 @@ from msr.pipelines.figures import (
     measure,
 )
 from msr.pipelines.protocols import PROTOCOLS, Protocol
-from msr.pipelines.published import clips_for, results_for
+from msr.pipelines.published import clips_for, list_clips, results_for
 from msr.pipelines.shift import GlobalShift
 from msr.pipelines.steadiness import Steadiness
 
 BURST_COUNTS = (1, 2, 4, 8)
 RAW_COUNT = 15
+#: Pixels of a frame a side, the least that LibRaw takes.
+RAW_SIDE = 22
 
-#: Results that lie further than this off the original, in its pixels, are of another phase: their figures mean nothing.
+#: Results that surely lie further than this off the original, in its pixels, are of another phase: their figures mean
+#: nothing.
 LARGEST_SHIFT = 0.5
 
 
@@ -68,34 +71,51 @@ def crop_to_multiple(x: Tensor, scale: int) -> Tensor:
     return x[..., : x.shape[-2] // scale * scale, : x.shape[-1] // scale * scale]
 
 
-def _read_original(path: Path, multiple: int, crop: int) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 cut to a multiple; InputError where the crop would leave too little of it."""
+def _originals(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name; InputError where two have one name but for the suffix."""
+    paths = image_files(folder)
+    stems = [path.stem for path in paths]
+    for path in paths:
+        if stems.count(path.stem) > 1:
+            raise InputError(f"{folder} holds two originals named {path.stem}: figures are told apart by that name")
+    return paths
+
+
+def _read_original(path: Path, multiple: int, crop: int, least: int = 0) -> tuple[np.ndarray, tuple[int, int]]:
+    """A picture as (H, W, 3) uint8 cut to a multiple, and its height and width before that.
+
+    Raises:
+        InputError: fewer than ``least`` pixels a side are left, or too few once the crop is left out.
+    """
     picture = read_rgb(path)
     height, width = (n // multiple * multiple for n in picture.shape[:2])
     if min(height, width) < 2 * crop + SMALLEST:
         left_out = f"it leaves {crop} pixels out at each border and needs {SMALLEST} between them"
         raise InputError(f"{path} is too small for this protocol: {left_out}")
-    return picture[:height, :width]
+    if min(height, width) < least:
+        raise InputError(f"{path} is too small for this protocol: it needs {least} pixels a side")
+    return picture[:height, :width], picture.shape[:2]
 
 
-def _read_result(path: Path, original: np.ndarray, scale: int) -> np.ndarray:
-    """A published result as (H, W, 3) uint8 of the original's size, which was cut to a multiple of the scale."""
+def _read_result(path: Path, original: np.ndarray, full: tuple[int, int]) -> np.ndarray:
+    """A published result as (H, W, 3) uint8 of the size of the original, which was cut; or of its ``full`` size."""
     picture = read_rgb(path)
     height, width = original.shape[:2]
-    if not (0 <= picture.shape[0] - height < scale and 0 <= picture.shape[1] - width < scale):
-        raise InputError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, the original is {width}x{height}")
+    if picture.shape[:2] not in (full, (height, width)):
+        cut = f", or {width}x{height} without what the scale does not divide" if full != (height, width) else ""
+        raise InputError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, the original is {full[1]}x{full[0]}{cut}")
     return picture[:height, :width]
 
 
 def _check_place(path: Path, shift: GlobalShift) -> None:
     x, y = shift.found
-    if np.hypot(x, y) > LARGEST_SHIFT:
+    if np.hypot(x, y) > LARGEST_SHIFT and shift.certain:
         raise InputError(f"{path} lies {x:+.1f} pixels in x and {y:+.1f} in y off the original: it is of another phase")
 
 
 def _photos(data: Path, setting: _Setting) -> Iterator[_Row]:
     protocol, scale, crop = setting.protocol, setting.scale, setting.crop
-    paths = image_files(data)
+    paths = _originals(data)
     published = [(folder.name, results_for(folder, paths)) for folder in setting.results]
     rng = np.random.default_rng(0)
 
@@ -103,14 +123,14 @@ def _photos(data: Path, setting: _Setting) -> Iterator[_Row]:
         return measure(in_8_bits(sr), hr, protocol, crop, setting.perceptual)
 
     for path in paths[: setting.limit]:
-        original = _read_original(path, scale, crop)
+        original, full = _read_original(path, scale, crop)
         hr = to_tensor(original)
         lr = quantize(degrade(hr[None], protocol.degradation, scale, rng))
         yield path.stem, "cubic", figures(resize(lr, scale=scale, phase=PHASES[protocol.degradation])[0], hr)
         for name, model in setting.models:
             yield path.stem, name, figures(model(lr.to(setting.device))[0], hr)
         for name, files in published:
-            sr, shift = to_tensor(_read_result(files[path.stem], original, scale)), GlobalShift(scale)
+            sr, shift = to_tensor(_read_result(files[path.stem], original, full)), GlobalShift(scale)
             _add_pair(shift, sr, hr, crop)
             _check_place(files[path.stem], shift)
             yield path.stem, name, figures(sr, hr)
@@ -122,14 +142,12 @@ def _add_pair(shift: GlobalShift, sr: Tensor, hr: Tensor, crop: int) -> None:
 
 def _clips(data: Path, setting: _Setting) -> Iterator[_Row]:
     protocol, scale = setting.protocol, setting.scale
-    clips = sorted(p for p in data.iterdir() if p.is_dir())
-    if not clips:
-        raise InputError(f"{data}: holds no folders of frames")
+    clips = list_clips(data)
     published = [(folder.name, clips_for(folder, clips)) for folder in setting.results]
     rng = np.random.default_rng(0)
     for clip in clips[: setting.limit]:
-        paths = image_files(clip)
-        originals = [_read_original(path, scale, setting.crop) for path in paths]
+        paths = _originals(clip)
+        originals, sizes = map(list, zip(*(_read_original(path, scale, setting.crop) for path in paths), strict=True))
         if len({x.shape for x in originals}) > 1:
             raise InputError(f"{clip}: its frames differ in size")
         lr = torch.cat([quantize(degrade(to_tensor(x)[None], protocol.degradation, scale, rng)) for x in originals])
@@ -137,8 +155,8 @@ def _clips(data: Path, setting: _Setting) -> Iterator[_Row]:
             yield clip.name, name, _clip_figures(_upscale_clip(model, lr, setting), originals, setting)
         for name, folders in published:
             files, shift = results_for(folders[clip.name], paths), GlobalShift(scale)
-            pairs = zip(paths, originals, strict=True)
-            frames = (to_tensor(_read_result(files[path.stem], original, scale)) for path, original in pairs)
+            triples = zip(paths, originals, sizes, strict=True)
+            frames = (to_tensor(_read_result(files[path.stem], original, full)) for path, original, full in triples)
             values = _clip_figures(frames, originals, setting, shift)
             _check_place(folders[clip.name], shift)
             yield clip.name, name, values
@@ -178,8 +196,8 @@ def _upscale_clip(model: nn.Module | None, lr: Tensor, setting: _Setting) -> Ite
 
 def _bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
     scale, crop = setting.scale, setting.crop
-    for index, path in enumerate(image_files(data)[: setting.limit]):
-        photo, rng = _read_original(path, scale, crop), np.random.default_rng(index)
+    for index, path in enumerate(_originals(data)[: setting.limit]):
+        photo, rng = _read_original(path, scale, crop)[0], np.random.default_rng(index)
         frames, hr = burst_from_photo(photo, max(BURST_COUNTS), scale, rng, BURST_NOISE)
         results = [("cubic", resize(frames[:1], scale=scale))]
         for name, model in setting.models:
@@ -194,9 +212,9 @@ def _bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
 
 
 def _raw_bursts(data: Path, setting: _Setting) -> Iterator[_Row]:
-    for index, path in enumerate(image_files(data)[: setting.limit]):
+    for index, path in enumerate(_originals(data)[: setting.limit]):
         # Twice the scale: the mosaic has whole tiles of two by two.
-        photo = _read_original(path, 2 * setting.scale, setting.crop)
+        photo, _ = _read_original(path, 2 * setting.scale, setting.crop, RAW_SIDE * setting.scale)
         burst = protocol_burst(photo, index, RAW_COUNT, setting.scale)
         yield path.stem, "single", [*raw_figures(single_frame(burst, setting.scale), burst)]
         yield path.stem, "handheld", [*raw_figures(handheld(burst, setting.scale), burst)]

@@ -1,4 +1,4 @@
-"""Results that some other program has written: which file belongs to which original."""
+"""Folders of clips, and results that some other program has written: which file belongs to which original."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ from pathlib import Path
 
 from msr.errors import InputError
 from msr.io.frames import image_files
+
+
+def list_clips(folder: Path) -> list[Path]:
+    """The folders of frames in a folder, sorted; hidden ones, which programs leave behind, do not count.
+
+    Raises:
+        InputError: no such folder, or none in it.
+
+    Example:
+        >>> list_clips(Path("Vid4"))    # doctest: +SKIP
+        [PosixPath('Vid4/calendar'), PosixPath('Vid4/city')]
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of clips")
+    paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder}: holds no folders of frames")
+    return paths
 
 
 def results_for(folder: Path, originals: list[Path]) -> dict[str, Path]:
@@ -45,7 +63,7 @@ def clips_for(folder: Path, originals: list[Path]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of results")
-    found = {path.name: path for path in folder.iterdir() if path.is_dir()}
+    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     wanted = [path.name for path in originals]
     missing = [name for name in wanted if name not in found]
     if missing:

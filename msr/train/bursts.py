@@ -15,11 +15,11 @@ from msr.camera import PATTERNS, develop, random_sensor
 from msr.degradation import BURST_ROTATION, BURST_SHIFT, burst_from_photo, to_tensor
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
-from msr.pipelines.burst_protocol import handheld, learned, protocol_burst, raw_figures
+from msr.pipelines.burst_protocol import CROP, handheld, learned, protocol_burst, raw_figures
 from msr.pipelines.evaluate import read_rgb
 from msr.pipelines.raw_input import decode_camera_rgb, encode_camera_rgb, encode_mosaics
 from msr.train.config import Config
-from msr.train.data import PhotoSet, augment, list_photos
+from msr.train.data import PhotoSet, augment, check_originals, list_photos
 from msr.train.losses import LossName, picture_loss
 from msr.train.motion_task import MotionTask, side_by_side
 from msr.train.simulation import MotionRange
@@ -39,7 +39,13 @@ class BurstTask(MotionTask):
         motion = MotionRange(BURST_SHIFT * scale, BURST_ROTATION, zoom=0.0, layers=False, smooth=False)
         super().__init__(config, scale, motion)
         self.layers = MotionRange(BURST_SHIFT * scale, BURST_ROTATION, zoom=0.0, layers=True, smooth=False)
-        self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
+        self.validation = list_photos(Path(config.data.validation))[:8] if config.data.validation else []
+        check_originals(self.validation, self.least(scale))
+
+    @staticmethod
+    def least(scale: int) -> int:
+        """Pixels a side that an original for validation needs: a whole pixel pair within the crop of ``2 scale``."""
+        return 6 * scale
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         settings = self.settings
@@ -78,7 +84,7 @@ class BurstTask(MotionTask):
 
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
-        for index, path in enumerate(self.validation[:8]):
+        for index, path in enumerate(self.validation):
             lr, hr = self._held_out(read_rgb(path), np.random.default_rng(index))
             sr = quantize(model(lr[None].to(device)).float().cpu())
             figures.append(psnr(luma(sr), luma(hr[None]), crop=2 * self.scale))
@@ -110,6 +116,11 @@ class RawBurstTask(BurstTask):
         self.side = (config.train.patch * 2 + 2 * _RAW_MARGIN) * scale
         self.crops = PhotoSet(Path(config.data.photos), self.side, config.data.photo_shrink, config.data.photo_drawn)
         self._patches: list[dict[str, Tensor]] = []
+
+    @staticmethod
+    def least(scale: int) -> int:
+        """Pixels a side that an original for validation needs: a whole tile of the mosaic within the crop."""
+        return 2 * CROP + 2 * scale
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = self.settings.batch

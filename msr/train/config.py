@@ -169,7 +169,7 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{path}: [model] must be a table")
     model = dict(raw.get("model", {}))
     kind = model.pop("kind", None)
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise InputError(f"{path}: [model] kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     config = Config(
         kind=kind,
@@ -202,6 +202,8 @@ def _check(config: Config) -> None:
         raise ValueError(f"[degradation] name must be one of {', '.join(PHASES)}, got {degradation.name!r}")
     if (degradation.name == "raw") != (config.kind == "burst-raw"):
         raise ValueError(f"[degradation] raw is for burst-raw alone, got {degradation.name!r} for {config.kind}")
+    if config.kind == "burst" and degradation.name not in ("box", "real"):
+        raise ValueError(f"[degradation] a burst is of box or real, got {degradation.name!r}")
     if not 0.0 <= degradation.noise < math.inf:
         raise ValueError(f"[degradation] noise must not be negative, got {degradation.noise}")
     for name in ("plain", "h264"):
@@ -211,7 +213,7 @@ def _check(config: Config) -> None:
     phase = config.model.get("phase", "centered")
     if phase != PHASES[degradation.name]:
         raise ValueError(f"[model] phase must be {PHASES[degradation.name]!r} for {degradation.name}, got {phase!r}")
-    if not train.output.endswith(".safetensors"):
+    if Path(train.output).suffix != ".safetensors":
         raise ValueError("[train] output must name a .safetensors file")
     for name, choices in (("loss", get_args(LossName)), ("optimizer", get_args(OptimizerName))):
         if getattr(train, name) not in choices:
@@ -221,6 +223,9 @@ def _check(config: Config) -> None:
     for name, least in lowest.items():
         if getattr(train, name) < least:
             raise ValueError(f"[train] {name} must be at least {least}, got {getattr(train, name)}")
+    for name, most in (("threads", 1024), ("seed", 2**63 - 1)):
+        if getattr(train, name) > most:
+            raise ValueError(f"[train] {name} must be at most {most}, got {getattr(train, name)}")
     for name in ("minutes", "learning_rate", "muon_rate", "flow_weight", "taken_rate", "checkpoint_minutes"):
         if not 0.0 <= getattr(train, name) < math.inf:
             raise ValueError(f"[train] {name} must not be negative, got {getattr(train, name)}")

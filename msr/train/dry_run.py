@@ -18,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import msr.ops  # noqa: F401  (registers the ops that are counted below)
 from msr.models import build_model
+from msr.pipelines.published import list_clips
 from msr.train.config import Config, load_config
-from msr.train.data import list_clips, list_photos
-from msr.train.loop import Trainer
+from msr.train.data import list_photos
+from msr.train.trainer import Trainer
 
 #: The frame for which operations are counted: what papers on video state them for.
 HEIGHT, WIDTH = 180, 320
@@ -63,6 +64,8 @@ def dry_run(config: Path) -> list[list[str]]:
     trainer = Trainer(settings)
     count = sum(p.numel() for p in trainer.model.parameters())
     rows = [["model", f"{settings.kind} x{trainer.model.scale}, {count:,} parameters"]]
+    if settings.train.init:
+        rows.append(["taken over", f"{len(trainer.taken)} of {len(trainer.model.state_dict())} tensors"])
     of_what = f"a burst of {settings.train.frames}" if settings.kind.startswith("burst") else "a frame"
     operations = multiplications(settings.kind, settings.model, settings.train.frames) / 1e9
     rows.append(

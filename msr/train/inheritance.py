@@ -23,13 +23,19 @@ def take_over(model: nn.Module, init: str, blocks: Sequence[int] = ()) -> set[st
             they are.
 
     Raises:
-        InputError: no such weights.
+        InputError: no such weights or block, or no convolution fits.
     """
     source = load_model(init).state_dict()
     if blocks:
+        there = {int(match[1]) for name in source if (match := _BLOCK.match(name))}
+        for block in blocks:
+            if block not in there:
+                raise InputError(f"[train] init_blocks: {init} has {len(there)} blocks and no block {block}")
         source = dict(_kept(source, blocks))
     own = model.state_dict()
     taken = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
+    if all(v.ndim == 1 for v in taken.values()):  # a bias may fit by chance
+        raise InputError(f"[train] init: no convolution of {init} has the name and shape of one of the model")
     model.load_state_dict(taken, strict=False)
     return set(taken)
 
@@ -39,8 +45,9 @@ def _kept(source: Mapping[str, Tensor], blocks: Sequence[int]) -> Iterator[tuple
         match = _BLOCK.match(name)
         if match is None:
             yield name, tensor
-        elif int(match[1]) in blocks:
-            yield f"trunk.blocks.{blocks.index(int(match[1]))}.{name[match.end() :]}", tensor
+        for place, block in enumerate(blocks):
+            if match is not None and int(match[1]) == block:
+                yield f"trunk.blocks.{place}.{name[match.end() :]}", tensor
 
 
 def load_teacher(name: str, model: nn.Module) -> nn.Module | None:

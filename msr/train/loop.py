@@ -2,187 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-import pickle
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
-import cv2
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from msr.errors import InputError, WorkError
-from msr.models import ModelCard, build_model, save_model
-from msr.ops._processor import multiplies_bfloat16
+from msr.io.output import whole
+from msr.models import save_model
 from msr.train.batches import batches
-from msr.train.config import Config, TrainConfig, load_config
-from msr.train.inheritance import load_teacher, take_over
-from msr.train.optimizer import OptimizerName, make_optimizers
-from msr.train.ranks import Ranks
+from msr.train.config import load_config
+from msr.train.interrupt import Interrupt
 from msr.train.record import Record
-from msr.train.tasks import make_task
-
-#: So many steps in a row without a finite gradient end a run: it will not come back by itself.
-_PATIENCE = 20
-
-
-def _learning_rate(progress: float, step: int, config: TrainConfig) -> float:
-    """A short linear warm-up, then half a cosine down to nearly nothing."""
-    warm_up = min(1.0, (step + 1) / 100)
-    return config.learning_rate * warm_up * max(0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))), 1e-3)
-
-
-class Trainer:
-    """The state of one training run: model, average, optimiser, and how far it is."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        settings = config.train
-        torch.manual_seed(settings.seed)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        self.output = Path(settings.output)
-        self.checkpoint = self.output.with_suffix(".checkpoint.pt")
-        self.ranks = Ranks.join()
-        self.device = self.ranks.device
-        self.bf16 = settings.bf16 and multiplies_bfloat16(self.device)
-        try:
-            self.model = build_model(config.kind, config.model)
-            taken = set().union(*(take_over(self.model, source, settings.init_blocks) for source in settings.init))
-            self.average = build_model(config.kind, config.model)
-        except ValueError as error:
-            raise InputError(f"[model]: {error}") from error
-        self.teacher = load_teacher(settings.teacher, self.model)
-        for m in filter(None, (self.model, self.average, self.teacher)):
-            m.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.requires_grad_(False).eval()
-        self.stage = config.at(0)
-        self.task = make_task(self.stage, int(self.model.scale))  # type: ignore[arg-type]
-        named = [(k, p) for k, p in self.model.named_parameters() if not settings.flow_only or k.startswith("flow.")]
-        self.optimizers = make_optimizers(
-            named, taken, cast(OptimizerName, settings.optimizer), settings.taken_rate, settings.muon_rate
-        )
-        self.step = 0
-        self.seconds = 0.0
-        self.sums: dict[str, list[float]] = {}  # what the next line of the log is the mean of
-        self._failed = 0
-
-    def save(self) -> None:
-        """Write a checkpoint beside the output, whole or not at all."""
-        temporary = self.checkpoint.with_suffix(".part")
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizers": [o.state_dict() for o in self.optimizers],
-                "step": self.step,
-                "seconds": self.seconds,
-                "sums": self.sums,
-            },
-            temporary,
-        )
-        temporary.replace(self.checkpoint)
-
-    def restore(self) -> None:
-        """Go on from the checkpoint beside the output."""
-        if not self.checkpoint.is_file():
-            raise InputError(f"{self.checkpoint}: no checkpoint to resume from")
-        try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.sums = state.get("sums", {})
-        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{self.checkpoint}: not a checkpoint of this configuration") from error
-        self.task.begin(self.step)
-
-    def enter_stage(self) -> bool:
-        """Take up the patch and clip length of the present step; whether they are new."""
-        stage = self.config.at(self.step)
-        if stage == self.stage:
-            return False
-        self.stage = stage
-        self.task = make_task(stage, int(self.model.scale))  # type: ignore[arg-type]
-        self.task.begin(self.step)
-        return True
-
-    @property
-    def progress(self) -> float:
-        settings = self.config.train
-        done = self.step / settings.steps
-        return max(done, self.seconds / (60.0 * settings.minutes)) if settings.minutes else done
-
-    def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One optimisation step; returns what to log. Where the gradient is not finite, the weights stay as they are.
-
-        Raises:
-            WorkError: it has not been finite for many steps.
-        """
-        settings = self.config.train
-        rate = _learning_rate(self.progress, self.step, settings)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["rate"]
-        batch = {k: v.to(self.device) for k, v in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.teacher is not None and not settings.flow_only:
-                with torch.no_grad():
-                    batch["taught"] = self.teacher(batch["lr"])
-            loss, logs = self.task.loss(self.model, batch)
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ranks.average(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self._failed = 0
-        else:
-            self._failed += 1
-            if self._failed == _PATIENCE:
-                raise WorkError(
-                    f"{self.output}: the loss has not been finite since step {self.step - _PATIENCE + 1}; "
-                    f"try a lower learning_rate, from the last checkpoint"
-                )
-        decay = min(settings.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - decay)
-        self.step += 1
-        return {"loss": float(loss.detach()), "learning_rate": rate, **logs}
-
-    def card(self, figures: dict[str, float]) -> ModelCard:
-        """What to say of the weights as they are now."""
-        config = self.config
-        return ModelCard(
-            name=self.output.stem,
-            kind=config.kind,
-            scale=int(self.model.scale),  # type: ignore[arg-type]
-            phase=str(self.model.phase),
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            degradation=config.degradation.name,
-            data=config.data.description,
-            steps=self.step,
-            figures=figures,
-            license="Apache-2.0",
-        )
-
-    def validate(self) -> tuple[float, np.ndarray]:
-        """The averaged model's figure on the validation pictures, and the picture left beside the output."""
-        with torch.inference_mode():
-            figure, picture = self.task.validate(self.average, self.device)
-        cv2.imwrite(str(self.output.with_suffix(".png")), picture[..., ::-1])
-        return figure, picture
+from msr.train.trainer import Trainer
 
 
 def train(config: Path, *, resume: bool = False) -> Path:
@@ -190,7 +30,8 @@ def train(config: Path, *, resume: bool = False) -> Path:
 
     Beside the weights go a checkpoint, a log (one JSON object a line) and a validation picture. The same configuration
     gives the same losses and weights each time on a CPU, unless ``minutes`` lets the clock decide; a run that was
-    killed and goes on gives those of one that was not. Started by torchrun, all processes train one model.
+    killed and goes on gives those of one that was not. An interrupt ends it after the step that it is at, with a
+    checkpoint; a second one ends it at once. Started by torchrun, all processes train one model.
 
     Args:
         config: the TOML file (see `msr.train.config`).
@@ -200,8 +41,9 @@ def train(config: Path, *, resume: bool = False) -> Path:
         The path of the weights.
 
     Raises:
-        InputError: the configuration or its data cannot be used.
-        WorkError: the loss does not stay finite.
+        InputError: the configuration or its data cannot be used; an earlier run left a checkpoint, and ``resume`` is
+            not set.
+        WorkError: the loss does not stay finite, or a file cannot be written.
 
     Example:
         >>> train(Path("image.toml"))    # doctest: +SKIP
@@ -209,10 +51,7 @@ def train(config: Path, *, resume: bool = False) -> Path:
     """
     settings = load_config(config)
     output = Path(settings.train.output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output.parent}: cannot be made: {error.strerror}") from error
+    _check_places(output, resume)
     trainer = Trainer(settings)
     if resume:
         trainer.restore()
@@ -229,19 +68,63 @@ def train(config: Path, *, resume: bool = False) -> Path:
     return output
 
 
+def _check_places(output: Path, resume: bool) -> None:
+    """Refuse an output whose files could not be written, or would take the place of an earlier run's."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output.parent}: cannot be made: {error.strerror}") from error
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise InputError(f"{output.parent}: cannot be written to: {error.strerror}") from error
+    checkpoint = output.with_suffix(".checkpoint.pt")
+    for path in (output, checkpoint, output.with_suffix(".jsonl")):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: training writes a file of this name")
+    if checkpoint.exists() and not resume:
+        raise InputError(f"{checkpoint} is of an earlier run: go on with --resume, or remove it to begin anew")
+
+
 class _Run:
     """The steps of a run, its clock and its log; only the first process (``record``) saves and says something."""
 
     def __init__(self, trainer: Trainer, record: Record | None) -> None:
         self.trainer, self.record = trainer, record
         self.waited = self.spent = 0.0  # seconds since the last line of the log
+        self.torn = False  # stopped in the middle of changing the weights
 
     def go(self) -> None:
+        """All steps that are left.
+
+        Raises:
+            KeyboardInterrupt: the run was interrupted; like the errors, it says where ``--resume`` goes on.
+        """
+        first = self.trainer.step
+        try:
+            self._steps()
+        except (KeyboardInterrupt, InputError, WorkError) as stopped:
+            if self.record is None:
+                raise
+            raise type(stopped)("; ".join([*map(str, stopped.args), self._keep(first)])) from stopped
+
+    def _keep(self, first: int) -> str:
+        """Save what was learnt since step ``first``, where it is sound; says from where the run can go on."""
+        trainer = self.trainer
+        if trainer.sound and not self.torn and trainer.step > first:
+            with contextlib.suppress(WorkError):
+                trainer.save()
+                return f"--resume goes on from step {trainer.step}"
+        return "--resume goes on from the last checkpoint" if trainer.checkpoint.exists() else "nothing was saved"
+
+    def _steps(self) -> None:
         trainer, settings = self.trainer, self.trainer.config.train
         last_save = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=self.record is None) as bar:
+        with Progress(*columns, disable=self.record is None) as bar, contextlib.ExitStack() as stack:
             row = bar.add_task("training", total=1000)
+            soon = "stopping after this step (at once if interrupted again)"
+            interrupt = stack.enter_context(Interrupt(lambda: bar.update(row, description=soon)))
             trainer.enter_stage()
             ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
             try:
@@ -250,14 +133,15 @@ class _Run:
                         ready.close()
                         ready = batches(trainer.task, settings.seed, trainer.step, trainer.ranks.rank)
                     logs = self._step(ready)
-                    if self.record is None:
-                        continue
-                    self._note(self.record, logs)
-                    if time.monotonic() - last_save > 60.0 * settings.checkpoint_minutes:
-                        trainer.save()
-                        last_save = time.monotonic()
-                    said = f"step {trainer.step} loss {logs['loss']:.4f}, waiting for data {self.waiting:.0%}"
-                    bar.update(row, completed=int(1000 * trainer.progress), description=said)
+                    if self.record is not None:
+                        self._note(self.record, logs)
+                        if trainer.sound and time.monotonic() - last_save > 60.0 * settings.checkpoint_minutes:
+                            trainer.save()
+                            last_save = time.monotonic()
+                        said = f"step {trainer.step} loss {logs['loss']:.4f}, waiting for data {self.waiting:.0%}"
+                        bar.update(row, completed=int(1000 * trainer.progress), description=said)
+                    if trainer.ranks.agree(interrupt.came):
+                        raise KeyboardInterrupt
             finally:
                 ready.close()
 
@@ -266,7 +150,9 @@ class _Run:
         start = time.monotonic()
         batch = next(ready)
         self.waited += time.monotonic() - start
+        self.torn = True
         logs = trainer.update(batch)
+        self.torn = False
         self.spent += time.monotonic() - start
         trainer.seconds = trainer.ranks.agree(trainer.seconds + time.monotonic() - start)
         return logs
@@ -299,12 +185,13 @@ def _means(trainer: Trainer) -> dict[str, float]:
 
 
 def _finish(trainer: Trainer, record: Record) -> None:
-    """The last checkpoint and line of the log, the weights, their card."""
-    trainer.save()
-    if trainer.sums:
-        record.note(trainer.step, _means(trainer))
+    """The weights, the last line of the log and checkpoint, the weights' card."""
     settings = trainer.config
     save_model(trainer.average, settings.kind, settings.model, trainer.output)
+    if trainer.sums:
+        record.note(trainer.step, _means(trainer))
+        trainer.sums = {}
+    trainer.save()
     figures = {}
     if settings.data.validation:
         figure, picture = trainer.validate()
@@ -312,4 +199,5 @@ def _finish(trainer: Trainer, record: Record) -> None:
         record.picture(trainer.step, picture)
         record.note(trainer.step, {"minutes": round(trainer.seconds / 60, 2), **figures, "final": True})
     card = json.dumps(dataclasses.asdict(trainer.card(figures)), indent=1)
-    trainer.output.with_suffix(".json").write_text(card + "\n")
+    with whole(trainer.output.with_suffix(".json")) as part:
+        part.write_text(card + "\n")

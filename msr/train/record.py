@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
+from msr.io.output import whole
 
 
 class Record:
@@ -18,10 +20,11 @@ class Record:
     Args:
         output: the weights file.
         tensorboard: whether to write for TensorBoard, too.
-        step: what was noted after it is forgotten: a run that goes on from a checkpoint notes it again.
+        step: what was noted after it, or as final, is forgotten: a run that goes on from a checkpoint notes it again.
 
     Raises:
         InputError: TensorBoard is wanted and not installed.
+        WorkError: the log cannot be written.
 
     Example:
         >>> Record(Path("mine.safetensors"), False, 0).note(100, {"loss": 0.02})    # doctest: +SKIP
@@ -31,19 +34,22 @@ class Record:
         self.path = output.with_suffix(".jsonl")
         self._writer: Any = None
         if tensorboard:
-            if importlib.util.find_spec("tensorboard") is None:
-                raise InputError("[train] tensorboard needs the package tensorboard, which is not installed")
+            check_tensorboard()
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(output.with_suffix(".tensorboard")), purge_step=step + 1)
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step(line) <= step]
+            with whole(self.path) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
 
     def note(self, step: int, entry: dict[str, Any]) -> None:
         """Add figures of a step."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **entry}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **entry}) + "\n")
+        except OSError as error:
+            raise WorkError(f"cannot write {self.path}: {error.strerror}") from error
         if self._writer is not None:
             for name, value in entry.items():
                 self._writer.add_scalar(name, value, step)
@@ -61,9 +67,16 @@ class Record:
             self._writer.close()
 
 
+def check_tensorboard() -> None:
+    """Refuse to write for TensorBoard where its package is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("[train] tensorboard needs the package tensorboard, which is not installed")
+
+
 def _step(line: str) -> float:
-    """The step of a line; infinite where the line was cut off."""
+    """The step of a line; infinite where the line was cut off, or is the last of a run that had ended."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        entry = json.loads(line)
+        return math.inf if entry.get("final") else float(entry["step"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return math.inf

@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 from msr.degradation import to_tensor
 from msr.errors import InputError
+from msr.io.frames import image_files
 from msr.metrics import luma, psnr, quantize
 from msr.ops.resize import resize
 from msr.pipelines.evaluate import crop_to_multiple, read_rgb
+from msr.pipelines.published import list_clips
 from msr.train.bursts import BurstTask, RawBurstTask
 from msr.train.config import Config
-from msr.train.data import ClipSet, PhotoSet, augment, list_clips, list_photos
+from msr.train.data import ClipSet, PhotoSet, augment, check_originals, list_photos
 from msr.train.losses import LossName, taught_loss
 from msr.train.motion_task import MARGIN, MotionTask, side_by_side
 from msr.train.simulation import MotionRange
+
+# Pixels that the figures of clips leave out at each border.
+_CROP = 8
 
 
 class Task(Protocol):
@@ -53,7 +58,8 @@ class ImageTask:
         self.degradation = config.degradation
         self.size = (config.train.patch + 2 * MARGIN) * scale
         self.photos = PhotoSet(Path(config.data.photos), self.size, config.data.photo_shrink, config.data.photo_drawn)
-        self.validation = list_photos(Path(config.data.validation)) if config.data.validation else []
+        self.validation = list_photos(Path(config.data.validation))[:10] if config.data.validation else []
+        check_originals(self.validation, 3 * scale)  # one pixel of low resolution within the crop of as many
 
     def begin(self, step: int) -> None:
         """Nothing depends on the steps before."""
@@ -73,7 +79,7 @@ class ImageTask:
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
         rng = np.random.default_rng(0)
-        for path in self.validation[:10]:
+        for path in self.validation:
             hr = crop_to_multiple(to_tensor(read_rgb(path))[None], self.scale)
             lr = quantize(self.degradation.apply(hr, self.scale, rng))
             sr = quantize(model(lr.to(device)).float().cpu())
@@ -91,9 +97,13 @@ class ClipTask(MotionTask):
         motion = MotionRange(shift=2.5 * scale, rotation=1.0, zoom=0.01, layers=True, smooth=True)
         super().__init__(config, scale, motion)
         data = config.data
-        self.clips = ClipSet(Path(data.clips), config.train.frames, data.clip_shrink) if data.clips else None
+        self.clips = ClipSet(Path(data.clips), config.train.frames, data.clip_shrink, self.size) if data.clips else None
         self.clip_share = (data.clip_share if data.photos else 1.0) if self.clips else 0.0
-        self.validation = list_clips(Path(data.validation)) if data.validation else []
+        clips = list_clips(Path(data.validation)) if data.validation else []
+        self.validation = [image_files(folder)[:9] for folder in clips]
+        for folder, paths in zip(clips, self.validation, strict=True):
+            if len(check_originals(paths, 2 * _CROP + scale)) > 1:
+                raise InputError(f"{folder}: its frames differ in size")
 
     def sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         settings = self.settings
@@ -136,14 +146,11 @@ class ClipTask(MotionTask):
     def validate(self, model: nn.Module, device: torch.device) -> tuple[float, np.ndarray]:
         figures, shown = [], None
         rng = np.random.default_rng(0)
-        for folder in self.validation:
-            originals = [to_tensor(read_rgb(p)) for p in list_photos(folder)[:9]]
-            if len({x.shape for x in originals}) > 1:
-                raise InputError(f"{folder}: its frames differ in size")
-            hr = crop_to_multiple(torch.stack(originals), self.scale)
+        for paths in self.validation:
+            hr = crop_to_multiple(torch.stack([to_tensor(read_rgb(path)) for path in paths]), self.scale)
             lr = quantize(self.degradation.apply(hr, self.scale, rng))
             sr = quantize(model(lr[None].to(device))[0].float().cpu())
-            figures.append(float(np.mean([psnr(luma(a), luma(b), crop=8) for a, b in zip(sr, hr, strict=True)])))
+            figures.append(float(np.mean([psnr(luma(a), luma(b), crop=_CROP) for a, b in zip(sr, hr, strict=True)])))
             if shown is None:
                 shown = side_by_side(resize(lr, scale=self.scale, phase=self.degradation.phase)[-1], sr[-1], hr[-1])
         assert shown is not None

@@ -1,6 +1,7 @@
 """Weights files: a round trip, and files that no one should trust."""
 
 import json
+import os
 import pickle
 import resource
 import struct
@@ -79,6 +80,34 @@ def test_round_trip(kind: str, half: bool, tmp_path: Path) -> None:
         assert found.dtype == torch.float32, name
         assert not found.requires_grad, name
         torch.testing.assert_close(found, expected.detach(), rtol=1e-3 if half else 0, atol=1e-6 if half else 0)
+
+
+def test_numbers_too_large_for_float16(tmp_path: Path, model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        model.head.bias[0] = 1e6  # type: ignore[union-attr, index]
+    path = tmp_path / "large.safetensors"
+    save_model(model, "image", ARGUMENTS, path)
+    loaded = load_model(path)
+    assert torch.equal(loaded.head.bias, model.head.bias)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(loaded.head.weight, model.head.weight.half().float())  # type: ignore[union-attr, operator]
+    before = path.read_bytes()
+    for value in (float("inf"), float("nan")):
+        with torch.no_grad():
+            model.head.bias[0] = value  # type: ignore[union-attr, index]
+        with pytest.raises(WorkError, match=r"cannot write .*: the tensor head\.bias is not of finite numbers"):
+            save_model(model, "image", ARGUMENTS, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_weights_have_the_mode_of_any_file(mask: int, tmp_path: Path, model: torch.nn.Module) -> None:
+    before = os.umask(mask)
+    try:
+        save_model(model, "image", ARGUMENTS, tmp_path / "mine.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mine.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_loaded_weights_give_what_the_model_gave(weights: Path, model: torch.nn.Module) -> None:

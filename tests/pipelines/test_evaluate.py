@@ -214,6 +214,33 @@ def test_what_lies_one_pixel_off_is_refused(kind: str, tmp_path: Path) -> None:
     assert len(table_of(protocol, tmp_path / "originals", [], results=[placed])) == 4
 
 
+def test_small_results_in_place_are_taken_and_larger_ones_out_of_place_are_not(tmp_path: Path) -> None:
+    photo = cv2.imread(str(Path(__file__).parents[2] / "examples" / "photo-original.png"))
+    assert photo is not None
+
+    def cubic(bgr: np.ndarray) -> np.ndarray:
+        lr = torch.round(degrade_bi(to_tensor(np.ascontiguousarray(bgr[..., ::-1]))[None], 4).clamp(0, 1) * 255) / 255
+        return resize(lr, scale=4)[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+
+    for side in (48, 64, 96):
+        originals, results = tmp_path / f"{side}", tmp_path / f"{side}-cubic"
+        for y in range(side, 400, 128):
+            for x in range(side, 400, 128):
+                crop = photo[y : y + side, x : x + side]
+                save(originals / f"{y}-{x}.png", crop[..., ::-1])
+                save(results / f"{y}-{x}.png", cubic(crop))
+        found = table_of("sisr-x4-y", originals, [], results=[results])
+        assert found["mean", f"{side}-cubic"] == found["mean", "cubic"]
+    for crop, moved in ((photo[200:296, 200:296], photo[200:296, 199:295]), (photo[:256, :256], photo[1:257, :256])):
+        save(tmp_path / "one" / "a.png", crop[..., ::-1])
+        save(tmp_path / "moved" / "a.png", cubic(moved))
+        assert "a.png lies" in refusal("sisr-x4-y", tmp_path / "one", [], results=[tmp_path / "moved"])
+    lr = torch.round(degrade_bd(to_tensor(np.ascontiguousarray(photo[..., ::-1]))[None], 4).clamp(0, 1) * 255) / 255
+    save(tmp_path / "one" / "a.png", photo[..., ::-1])
+    save(tmp_path / "moved" / "a.png", (resize(lr, scale=4)[0] * 255).byte().permute(1, 2, 0).numpy())
+    assert "it is of another phase" in refusal("sisr-x4-y", tmp_path / "one", [], results=[tmp_path / "moved"])
+
+
 def test_a_clip_of_one_frame_has_no_steadiness(tmp_path: Path) -> None:
     save(tmp_path / "clips" / "one" / "0.png", picture(0))
     table = evaluate("vsr-x4-bi-y", tmp_path / "clips", [], results=[published(tmp_path / "r", tmp_path / "clips")])
@@ -230,7 +257,10 @@ def test_results_that_do_not_serve(photos: Path, clips: Path, tmp_path: Path) ->
     (results / "b.png").unlink()
     assert "lacks a result for b" in refusal("sisr-x4-y", photos, [], results=[results])
     save(results / "b.png", picture(0, 46, 64))
-    assert "b.png is 64x46, the original is 56x44" in refusal("sisr-x4-y", photos, [], results=[results])
+    said = refusal("sisr-x4-y", photos, [], results=[results])
+    assert "b.png is 64x46, the original is 57x46, or 56x44 without what the scale does not divide" in said
+    save(results / "b.png", picture(1, 46, 59))  # less than the scale too much, and of no original's size
+    assert "b.png is 59x46, the original is 57x46" in refusal("sisr-x4-y", photos, [], results=[results])
     films = published(tmp_path / "films", clips)
     (films / "one" / "2.png").unlink()
     assert "lacks a result for 2" in refusal("vsr-x4-bi-y", clips, [], results=[films])
@@ -242,6 +272,21 @@ def test_results_that_do_not_serve(photos: Path, clips: Path, tmp_path: Path) ->
     assert "no such folder of results" in refusal("vsr-x4-bi-y", clips, [], results=[tmp_path / "none"])
     assert "none" in refusal("sisr-x4-y", photos, [], results=[tmp_path / "none"])
     assert "takes no folders of results" in refusal("burst-raw-x4", photos, [], results=[results])
+
+
+def test_originals_of_one_name(photos: Path, clips: Path) -> None:
+    save(photos / "a.bmp", picture(2))
+    for protocol, models in (("sisr-x4-y", ["image-x4"]), ("burst", ["image-x4"]), ("burst-raw-x4", [])):
+        assert "holds two originals named a" in refusal(protocol, photos, models)
+    save(clips / "two" / "1.bmp", picture(2, 40, 48))
+    assert "two holds two originals named 1" in refusal("vsr-x4-bi-y", clips, [], results=[clips])
+
+
+def test_hidden_folders_are_no_clips(clips: Path, tmp_path: Path) -> None:
+    results = published(tmp_path / "results", clips)
+    (clips / ".ipynb_checkpoints").mkdir()
+    (results / ".cache").mkdir()
+    assert ("mean", "results") in table_of("vsr-x4-bi-y", clips, [], results=[results])
 
 
 def test_bursts(photos: Path, weights: Any) -> None:
@@ -308,6 +353,14 @@ def test_errors(photos: Path, clips: Path, tmp_path: Path, weights: Any) -> None
     for protocol in ("sisr-x4-y", "burst"):
         save(tmp_path / "small" / "dot.png", picture(0, 3, 9))
         assert "too small" in refusal(protocol, tmp_path / "small", [image])
+
+
+def test_raw_bursts_of_originals_too_small_for_libraw(tmp_path: Path) -> None:
+    save(tmp_path / "small" / "a.png", picture(0, 80, 144))
+    said = refusal("burst-raw-x4", tmp_path / "small", [])
+    assert said.endswith("a.png is too small for this protocol: it needs 88 pixels a side")
+    save(tmp_path / "small" / "a.png", picture(0, 88, 88))
+    assert ("a", "single") in table_of("burst-raw-x4", tmp_path / "small", [])
 
 
 def test_raw_bursts_in_both_spaces(tmp_path: Path, weights: Any) -> None:

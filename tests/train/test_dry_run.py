@@ -1,19 +1,22 @@
 """What a dry run says: counts that are checked by hand, and nothing written."""
 
+import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from originals import photo_folder
-from test_training import MODEL, tables, write
+from originals import photo_folder, save, texture
+from test_training import MODEL, config, tables, write
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from msr.cli import main
-from msr.models import build_model
+from msr.models import build_model, save_model
 from msr.ops import conv_pixel_shuffle, conv_transpose2d, correlation, deform_conv2d
 from msr.train.dry_run import _COUNTED, multiplications
+from msr.train.trainer import Trainer
 
 
 def test_operations_of_an_image_model_by_hand() -> None:
@@ -72,6 +75,50 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [float(x) > 0 for x in re.findall(r"([\d.]+) s for 2 of [68]x[68];", said)] == [True, True]
     assert "for 100 steps" in said
     assert "for the process at its peak" in said
+    run["train"]["init"] = [str(tmp_path / "source.safetensors")]
+    source = {**MODEL, "upsampler": "deconvolution"}
+    save_model(build_model("image", source), "image", source, tmp_path / "source.safetensors")
+    assert main(["train", "--dry-run", str(write(path, **run))]) == 0
+    assert re.search(r"taken over +\d+ of \d+ tensors", capsys.readouterr().out)
     run["data"]["validation"] = str(tmp_path / "none")
     assert main(["train", "--dry-run", str(write(path, **run))]) == 2
     assert "no such folder of photos" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "side"), [("image", 5), ("video", 17), ("burst", 11), ("burst-raw", 35)])
+@pytest.mark.parametrize("dry", [True, False])
+def test_originals_for_validation_are_looked_at_before_the_first_step(
+    dry: bool, kind: str, side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tables(kind, photo_folder(tmp_path / "photos", 2, 128), tmp_path / "mine.safetensors")
+    run["degradation"]["name"] = {"burst": "box", "burst-raw": "raw"}.get(kind, "bi")
+    run["data"]["validation"] = str(tmp_path / "validation")
+    arguments = ["train", *["--dry-run"] * dry, str(write(tmp_path / "c.toml", **run))]
+    clip = tmp_path / "validation" / "clip"
+    for name, height in (("f1.png", side + 40), ("f10.png", side)):
+        save(clip / name, texture(0, height, side + 40))
+    assert main(arguments) == 2
+    assert f"f10.png is too small for validation: it needs {side + 1} pixels a side" in capsys.readouterr().err
+    data = save(clip / "f10.png", texture(0, side + 40, side + 40)).read_bytes()
+    (clip / "f10.png").write_bytes(data[: len(data) // 2])
+    assert main(arguments) == 2
+    assert "f10.png is damaged" in capsys.readouterr().err
+    assert not list(tmp_path.glob("mine.*"))
+
+
+def test_frames_for_validation_come_in_their_natural_order(tmp_path: Path) -> None:
+    for index in range(12):
+        save(tmp_path / "validation" / "clip" / f"f{index}.png", texture(index, 24, 24))
+    made = config("video", photo_folder(tmp_path / "photos"), tmp_path / "a.safetensors")
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, validation=str(tmp_path / "validation")))
+    (frames,) = Trainer(made).task.validation  # type: ignore[attr-defined]
+    assert [path.name for path in frames] == [f"f{index}.png" for index in range(9)]
+
+
+def test_a_dry_run_misses_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tables("image", photo_folder(tmp_path / "photos"), tmp_path / "mine.safetensors", tensorboard=True)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert main(["train", "--dry-run", str(write(tmp_path / "c.toml", **run))]) == 2
+    assert "tensorboard needs the package tensorboard" in capsys.readouterr().err

@@ -20,8 +20,9 @@ from msr.models import load_model
 from msr.train import train
 from msr.train.batches import batches
 from msr.train.config import Config
-from msr.train.loop import Trainer, _Run
+from msr.train.loop import _Run
 from msr.train.record import Record
+from msr.train.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="sums on a GPU may run in any order")
 
@@ -40,7 +41,7 @@ def weights_of(output: Path) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("kind", "bf16"), [("image", True), ("video", False)])
 def test_two_runs_are_one(kind: str, bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("msr.train.loop.multiplies_bfloat16", lambda device: True)  # on any processor
+    monkeypatch.setattr("msr.train.trainer.multiplies_bfloat16", lambda device: True)  # on any processor
     photos = photo_folder(tmp_path / "photos", 2, 96)
     outputs = []
     for name in ("first", "second"):
@@ -73,7 +74,8 @@ def test_a_killed_run_gives_the_curve_of_the_unbroken_one(kind: str, tmp_path: P
     command = """
 import os, sys
 from pathlib import Path
-from msr.train.loop import Trainer, train
+from msr.train.loop import train
+from msr.train.trainer import Trainer
 step, save = Trainer.update, Trainer.save
 def update(self, batch):
     if self.step == 5:

@@ -11,7 +11,7 @@ from test_training import MODEL, config
 
 from msr.errors import InputError
 from msr.models import build_model, load_model, save_model
-from msr.train.loop import Trainer
+from msr.train.trainer import Trainer
 
 
 def teacher_file(path: Path, kind: str, **arguments: Any) -> str:

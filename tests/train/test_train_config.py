@@ -107,6 +107,10 @@ def test_good(tmp_path: Path) -> None:
         ("flow_weight = 0.05", "", "flow_only needs a video or burst model and a flow_weight above 0"),
         ("steps = 7", "teacher_weight = 1.5", "[train] teacher_weight must be from 0 to 1, got 1.5"),
         ("[model]", "[model", "not a TOML file"),
+        ('kind = "video"', 'kind = ["video"]', "kind must be one of image, video, burst, burst-raw, got ['video']"),
+        ("steps = 7", f"seed = {2**70}", f"[train] seed must be at most {2**63 - 1}, got {2**70}"),
+        ("steps = 7", f"threads = {2**40}", f"[train] threads must be at most 1024, got {2**40}"),
+        ("mine.safetensors", ".safetensors", "[train] output must name a .safetensors file"),
     ],
 )
 def test_wrong_settings(old: str, new: str, said: str, tmp_path: Path) -> None:
@@ -144,6 +148,12 @@ def test_raw_goes_with_raw(tmp_path: Path) -> None:
         tmp_path, GOOD.replace('"video"', '"burst-raw"')
     )
     assert "raw is for burst-raw alone, got 'raw' for video" in refusal(tmp_path, GOOD.replace('"box"', '"raw"'))
+
+
+@pytest.mark.parametrize(("name", "phase"), [("bi", "centered"), ("bd", "corner")])
+def test_bursts_are_of_box_or_real(name: str, phase: str, tmp_path: Path) -> None:
+    text = GOOD.replace('kind = "video"', f'kind = "burst"\nphase = "{phase}"').replace('"box"', f'"{name}"')
+    assert f"[degradation] a burst is of box or real, got '{name}'" in refusal(tmp_path, text)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -187,7 +197,7 @@ def test_folders_and_files_that_do_not_serve(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in run(tmp_path, tmp_path / "empty")
     save(tmp_path / "small" / "a.png", texture(0, 20, 20))
-    assert "hardly any photo has 48 pixels a side" in run(tmp_path, tmp_path / "small")
+    assert "holds no photo of 48 pixels a side" in run(tmp_path, tmp_path / "small")
     assert "no such folder of photos" in run(tmp_path, photos, f'validation = "{tmp_path / "none"}"')
     assert "unknown model 'none'" in run(tmp_path, photos, init='init = ["none"]')
     (tmp_path / "broken").mkdir()

@@ -7,7 +7,8 @@ import pytest
 from originals import frame_folder, moving, photo_folder, save, texture, video_file
 
 from msr.errors import InputError
-from msr.train.data import ClipSet, PhotoSet, list_clips, list_photos
+from msr.pipelines.published import list_clips
+from msr.train.data import ClipSet, PhotoSet, list_photos
 
 
 def contains(picture: np.ndarray, crop: np.ndarray) -> bool:
@@ -66,11 +67,12 @@ def test_photos_below_the_minimum_are_passed_over(tmp_path: Path) -> None:
     save(tmp_path / "deep" / "small.png", texture(0, 20, 60))
     save(tmp_path / "large.JPG", texture(1, 40, 60))
     (tmp_path / "notes.txt").write_text("not a picture")
+    save(tmp_path / ".thumbnails" / "a.png", texture(1, 40, 60))
     assert [p.name for p in list_photos(tmp_path)] == ["small.png", "large.JPG"]
     photos, rng = PhotoSet(tmp_path, minimum=30), np.random.default_rng(0)
     assert all(photos.photo(rng).shape == (40, 60, 3) for _ in range(10))
-    with pytest.raises(InputError, match="hardly any photo has 50 pixels"):
-        PhotoSet(tmp_path, minimum=50).photo(rng)
+    with pytest.raises(InputError, match="holds no photo of 50 pixels a side"):
+        PhotoSet(tmp_path, minimum=50)
 
 
 def test_clips_from_a_folder_of_frames(tmp_path: Path) -> None:
@@ -111,6 +113,15 @@ def test_runs_of_a_long_clip_leave_pauses(tmp_path: Path) -> None:
     assert len(ClipSet(tmp_path, length=2, shrink=1.0, windows=1).runs) == 1
 
 
+def test_small_clips_among_large_ones_are_left_out(tmp_path: Path) -> None:
+    for name, side in (("a", 20), ("b", 40), ("c", 20)):
+        frame_folder(tmp_path / name, moving(0, 4, side, 48))
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    clips, rng = ClipSet(tmp_path, 2, 1.0, 32), np.random.default_rng(0)
+    assert [run.shape for run in clips.runs] == [(4, 40, 48, 3)]
+    assert all(clips.crop(32, 2, rng).shape == (2, 32, 32, 3) for _ in range(20))
+
+
 def test_clips_that_do_not_serve(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder of clips"):
         ClipSet(tmp_path / "none", 3, 1.0)
@@ -121,9 +132,10 @@ def test_clips_that_do_not_serve(tmp_path: Path) -> None:
     save(tmp_path / "mixed" / "clip" / "5.png", texture(0, 32, 34))
     with pytest.raises(InputError, match="expected 32x32"):
         ClipSet(tmp_path / "mixed", 3, 1.0)
-    clips = ClipSet(tmp_path / "short", 2, 1.0)
-    with pytest.raises(InputError, match="smaller than the 33 pixels"):
-        clips.crop(33, 2, np.random.default_rng(0))
+    for shrink, minimum in ((1.0, 33), (2.0, 17), (1000.0, 2)):
+        with pytest.raises(InputError, match=f"holds no clip of 4 frames and {minimum} pixels a side, reduced"):
+            ClipSet(tmp_path / "short", 2, shrink, minimum)
+    (tmp_path / ".cache").mkdir()
     assert [p.name for p in list_clips(tmp_path)] == ["mixed", "short"]
     with pytest.raises(InputError, match="holds no folders of frames"):
         list_clips(tmp_path / "short" / "clip")

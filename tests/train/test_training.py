@@ -21,7 +21,7 @@ from msr.ops import resize
 from msr.train import train
 from msr.train.batches import batches
 from msr.train.config import Config, DataConfig, DegradationConfig, TrainConfig
-from msr.train.loop import Trainer
+from msr.train.trainer import Trainer
 
 MODEL = {"channels": 8, "blocks": 1, "scale": 2}
 
@@ -76,7 +76,7 @@ def check_results(output: Path, kind: str, picture: tuple[int, int]) -> list[dic
     assert (card.name, card.kind, card.scale, card.phase) == (output.stem, kind, 2, model.phase)
     assert card.parameters == sum(p.numel() for p in model.parameters())
     assert card.data == "textures"
-    shown = cv2.imread(str(output.with_suffix(".png")))
+    shown = cv2.imread(str(output.with_suffix(".validation.png")))
     assert shown is not None
     assert shown.shape == (picture[0], 3 * picture[1], 3)
     log = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
@@ -244,6 +244,22 @@ def test_some_blocks_of_a_deeper_network(tmp_path: Path, photos: Path) -> None:
     assert torch.equal(model.head.weight, deep.head.weight)  # type: ignore[union-attr]
 
 
+def test_weights_to_begin_with_that_do_not_serve(tmp_path: Path, photos: Path) -> None:
+    save_model(build_model("image", MODEL), "image", MODEL, tmp_path / "source.safetensors")
+
+    def begun(model: dict[str, Any], **settings: Any) -> Trainer:
+        init = (str(tmp_path / "source.safetensors"),)
+        made = config("image", photos, tmp_path / "a.safetensors", init=init, **settings)
+        return Trainer(dataclasses.replace(made, model=model))
+
+    assert begun(MODEL, init_blocks=(0,)).taken == set(build_model("image", MODEL).state_dict())
+    for blocks, block in (((0, 1), 1), ((-1,), -1)):
+        with pytest.raises(InputError, match=rf"init_blocks: .*source\.safetensors has 1 blocks and no block {block}"):
+            begun(MODEL, init_blocks=blocks)
+    with pytest.raises(InputError, match=r"init: no convolution of .*source\.safetensors has the name and shape"):
+        begun({"channels": 16, "blocks": 1, "scale": 3})
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_checkpoint_keeps_all(optimizer: str, tmp_path: Path, photos: Path) -> None:
     settings = config("image", photos, tmp_path / "a.safetensors", steps=10, optimizer=optimizer)
@@ -262,6 +278,13 @@ def test_checkpoint_keeps_all(optimizer: str, tmp_path: Path, photos: Path) -> N
         assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
+def test_rates_that_have_changed_hold_from_the_checkpoint_on(tmp_path: Path, photos: Path) -> None:
+    Trainer(config("image", photos, tmp_path / "a.safetensors", optimizer="muon")).save()
+    second = Trainer(config("image", photos, tmp_path / "a.safetensors", optimizer="muon", muon_rate=9.0))
+    second.restore()
+    assert [group["rate"] for o in second.optimizers for group in o.param_groups] == [1.0, 9.0]
+
+
 def test_checkpoints_that_do_not_serve(tmp_path: Path, photos: Path) -> None:
     path = write(tmp_path / "c.toml", **tables("image", photos, tmp_path / "a.safetensors"))
     with pytest.raises(InputError, match="no checkpoint to resume from"):
@@ -271,10 +294,18 @@ def test_checkpoints_that_do_not_serve(tmp_path: Path, photos: Path) -> None:
     Trainer(wide).save()
     of_wide = checkpoint.read_bytes()
     Trainer(config("image", photos, tmp_path / "a.safetensors", optimizer="muon")).save()
-    for content in (of_wide, checkpoint.read_bytes(), of_wide[:1000], b"", b"nonsense"):
+    contents = [of_wide, checkpoint.read_bytes(), b"", b"nonsense"]
+    own = Trainer(config("image", photos, tmp_path / "a.safetensors"))
+    own.save()
+    whole = checkpoint.read_bytes()
+    contents += [whole[:length] for length in range(1, len(whole), len(whole) // 50)]
+    for wrong in ({"optimizers": [None]}, {"sums": [1]}, {"step": "two"}):
+        torch.save({**torch.load(checkpoint, weights_only=True), **wrong}, tmp_path / "wrong.pt")
+        contents.append((tmp_path / "wrong.pt").read_bytes())
+    for content in contents:
         checkpoint.write_bytes(content)
         with pytest.raises(InputError, match="not a checkpoint of this configuration") as caught:
-            train(path, resume=True)
+            own.restore()
         assert "\n" not in str(caught.value)
 
 
@@ -342,7 +373,7 @@ def test_bfloat16_only_where_the_device_multiplies_it(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for has in (False, True):
-        monkeypatch.setattr("msr.train.loop.multiplies_bfloat16", lambda device, has=has: has)
+        monkeypatch.setattr("msr.train.trainer.multiplies_bfloat16", lambda device, has=has: has)
         trainer = Trainer(config("image", photos, tmp_path / "a.safetensors"))
         made: list[torch.Tensor] = []
         trainer.model.head.register_forward_hook(lambda module, inputs, output, made=made: made.append(output))
