@@ -19,6 +19,7 @@ from msr.io.output import whole
 from msr.io.samples import convert_depth, turn_upright
 from msr.io.srgb import decode_srgb
 from msr.io.tiff import write_tiff
+from msr.io.tiff_layout import as_meant, check_tiff, tiff_layout, unmultiplied
 
 #: A larger picture is refused before it is decoded.
 MAX_PIXELS = 1 << 28
@@ -82,16 +83,26 @@ def read_image(path: str | Path) -> Picture:
         return Picture(photo.decode(), photo.icc, collect_exif(photo.exif or b""))
     kind, width, height = declared_size(data, str(path))
     _check_size(path, width, height)
+    layout = tiff_layout(data) if kind == "tiff" else None
+    if layout is not None:
+        check_tiff(layout, str(path))
     # The decoder would fill the missing part of these with whatever it has.
     if kind == "png" and b"IEND" not in data:
         raise InputError(f"{path} is damaged: it ends before the end of its picture")
+    encoded = np.frombuffer(data if layout is None else unmultiplied(data, layout), np.uint8)
     with _silent_opencv():
         try:
-            decoded, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            decoded, kinds, chunks = cv2.imdecodeWithMetadata(encoded, cv2.IMREAD_UNCHANGED)
         except (cv2.error, MemoryError) as error:
             raise InputError(f"{path} cannot be decoded: {_reason(error)}") from None
     if decoded is None or decoded.size == 0:
         raise InputError(f"{path} is damaged: its picture cannot be decoded")
+    if sorted(decoded.shape[:2]) != sorted((height, width)):
+        raise InputError(f"{path} is damaged: it declares {width}x{height} pixels, but has others")
+    if layout is not None:
+        decoded = as_meant(decoded, layout)
+    elif kind == "webp" and data[12:16] == b"VP8X" and not data[20] & 0x10:
+        decoded = decoded[..., :3]  # of an animation OpenCV gives an alpha that the file does not have
     icc = tiff_profile(data) if kind == "tiff" else None
     for tag, chunk in zip(kinds, chunks, strict=True):
         if tag == cv2.IMAGE_METADATA_ICCP:
