@@ -231,7 +231,7 @@ def join_within_memory(
         ``(1, 3, sH, sW)``, as ``Tiles.join``.
 
     Raises:
-        WorkError: the smallest tiles need more memory than there is.
+        WorkError: the smallest tiles need more memory than there is, or the result is not finite.
 
     Example:
         >>> x = torch.rand(1, 3, 50, 60)
@@ -242,7 +242,10 @@ def join_within_memory(
     while True:
         tiles = plan_tiles(*size, tile, halo)
         try:
-            return tiles.join(functools.partial(run, tiles), scale)
+            joined = tiles.join(functools.partial(run, tiles), scale)
+            if not all(bool(end.isfinite()) for end in joined.aminmax()):
+                raise WorkError("the network's result is not finite (NaN or infinity); with dtype float32 it may be")
+            return joined
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

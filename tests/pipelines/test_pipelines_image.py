@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.networks import Convolutions, Running, stirred
 
 import msr
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
 from msr.io import convert_depth, read_image, write_image
 from msr.ops import resize
 from msr.pipelines import tiling, upscale_image_files
@@ -68,6 +68,15 @@ def test_when_memory_is_out_tiles_are_halved() -> None:
     result = msr.upscale_image(pixels, model=small)
     assert small.failures == 1
     assert np.abs(result.astype(int) - msr.upscale_image(pixels, model=MODEL)).max() <= 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_result_that_is_not_finite_is_an_error(value: float, tile: int | None) -> None:
+    broken = Convolutions().requires_grad_(False)
+    broken.forward = lambda x: resize(x, scale=2).index_fill(2, torch.tensor([3]), value)  # type: ignore[method-assign]
+    with pytest.raises(WorkError, match="not finite"):
+        msr.upscale_image(picture(), model=broken, tile=tile)
 
 
 def test_gray_stays_gray() -> None:
