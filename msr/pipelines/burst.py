@@ -79,8 +79,9 @@ def merge_burst(
         (96, 128, 3)
     """
     names = [f"frame {index}" for index in range(len(frames))]
-    merged, alpha = merge_pictures(frames, names, choose_model(("burst",), scale, model, device, dtype), tile)
-    return pack(merged, alpha, describe(frames[0], names[0]))
+    chosen = choose_model(("burst",), scale, model, device, dtype)
+    merged, alpha = merge_pictures(frames, names, chosen, tile)
+    return pack(merged, alpha, describe(frames[0], names[0]), chosen.phase)
 
 
 def merge_burst_files(
@@ -225,7 +226,7 @@ def _enlarge_single(frame: Source, target: Path, chosen: Chosen, size: tuple[int
     rgb, _ = unpack(picture.pixels, describe(picture.pixels, frame.name), frame.name)
     large = run_image(rgb[0], chosen, tile, frame.name)
     assert isinstance(large, Tensor)
-    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name)
+    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name, chosen.phase)
 
 
 def _merge_learned(
@@ -250,7 +251,7 @@ def _merge_learned(
     else:
         pictures = [loaded[index].pixels for index in order]  # type: ignore[union-attr]
         merged, _ = merge_pictures(pictures, [frames[index].name for index in order], chosen, tile, report.note)
-        save_picture(target, merged, first, frames[base].name)
+        save_picture(target, merged, first, frames[base].name, chosen.phase)
 
 
 def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted: BurstOptions, report: Report) -> None:

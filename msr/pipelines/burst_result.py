@@ -14,6 +14,7 @@ from torch import Tensor
 from msr import io
 from msr.camera import develop
 from msr.errors import InputError
+from msr.ops.resize import Phase
 from msr.pipelines.choose import MAX_OUTPUT_PIXELS
 from msr.pipelines.pixels import describe, pack, unpack
 
@@ -50,7 +51,7 @@ def check_result(target: Path, size: tuple[int, int], scale: float, raw: bool) -
     return width, height
 
 
-def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str) -> None:
+def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str, phase: Phase = "centered") -> None:
     """Write a result in the colours of pictures, with the base's profile, EXIF and transparency.
 
     Args:
@@ -58,12 +59,13 @@ def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str) -> None
         rgb: ``(1, 3, sH, sW)`` in [0, 1].
         base: the base frame.
         name: how an error names it.
+        phase: where the pixels of ``rgb`` lie.
     """
     layout = describe(base.pixels, name)
     alpha = unpack(base.pixels, layout, name)[1] if layout.channels == 4 else None
     if layout.dtype == np.uint8 and target.suffix.lower() in _DEEP:
         layout = dataclasses.replace(layout, dtype=np.dtype(np.uint16))
-    pixels = pack(rgb, alpha, layout)
+    pixels = pack(rgb, alpha, layout, phase)
     assert isinstance(pixels, np.ndarray)
     io.write_image(target, pixels, base.icc, base.exif)
 

@@ -140,7 +140,7 @@ def run_image(image: Image, chosen: Chosen, tile: int | None, name: str) -> Imag
             return enlarged
 
         large = join_within_memory(layout.size, side, chosen.halo, enlarge, chosen.scale)
-        return pack(large, alpha, layout)
+        return pack(large, alpha, layout, chosen.phase)
 
 
 def load_picture(path: Path) -> io.Picture:

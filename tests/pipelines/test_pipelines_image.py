@@ -12,6 +12,7 @@ from pipelines.networks import Convolutions, Running, stirred
 import msr
 from msr.errors import InputError, WorkError
 from msr.io import convert_depth, read_image, write_image
+from msr.models import build_model
 from msr.ops import resize
 from msr.pipelines import tiling, upscale_image_files
 from msr.pipelines.tiling import choose_tile, plan_tiles
@@ -98,6 +99,15 @@ def test_alpha_is_enlarged_beside_the_colours() -> None:
     np.testing.assert_array_equal(result[..., :3], msr.upscale_image(picture(), model=MODEL))
     enlarged = resize(torch.from_numpy(alpha[..., 0])[None, None] / 255, scale=2)[0, 0].clamp(0, 1).numpy()
     np.testing.assert_allclose(result[..., 3] / 255, enlarged, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("kind", ["image", "burst"])
+def test_alpha_lies_where_the_colours_lie(kind: str) -> None:
+    model = build_model(kind, {"channels": 8, "blocks": 1, "scale": 2, "phase": "corner"})  # enlarges by cubic
+    gray = np.repeat(picture()[..., :1], 4, 2)
+    result = msr.upscale_image(gray, model=model) if kind == "image" else msr.merge_burst([gray], model=model)
+    assert isinstance(result, np.ndarray)
+    assert np.abs(result[..., 3].astype(int) - result[..., 0])[4:-4, 4:-4].max() <= 2
 
 
 def test_views_and_read_only_arrays_are_taken() -> None:
