@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -126,8 +127,7 @@ def read_raw_frame(path: str | Path) -> RawFrame:
         to_srgb = _to_srgb(raw, path)
         orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
     with _mapped(path) as data:
-        first = read_directory(data)
-        noise = _noise([first, *read_children(data, first, _SUBDIRECTORIES)])
+        noise = _noise(_directories(data, (_NOISE_PROFILE,)))
         exif = collect_exif(data)
     return RawFrame(mosaic, pattern, black, white, white_balance, to_srgb, noise, orientation, exif)  # type: ignore[arg-type]
 
@@ -213,8 +213,7 @@ def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
 def _check_whole(path: Path) -> None:
     """Refuse a DNG that ends before its pixels, of which LibRaw would say so on standard error by itself."""
     with _mapped(path) as data:
-        first = read_directory(data)
-        for directory in [first, *read_children(data, first, _SUBDIRECTORIES)]:
+        for directory in _directories(data, tuple(itertools.chain(*_PIXELS))):
             for where, how_long in _PIXELS:
                 if where in directory and how_long in directory:
                     starts, lengths = directory[where].numbers, directory[how_long].numbers
@@ -265,6 +264,12 @@ def _to_srgb(raw: rawpy.RawPy, path: Path) -> np.ndarray:
     if not np.isfinite(matrix).all() or np.abs(matrix).max() > 100 or abs(np.linalg.det(matrix)) < 1e-6:
         raise InputError(f"{path} has an impossible colour matrix")
     return matrix.astype(np.float32)
+
+
+def _directories(data: mmap.mmap, wanted: tuple[int, ...]) -> list[Directory]:
+    """The first directory and those that it points to, of one of which the pixels of a DNG are."""
+    first = read_directory(data, None, (_SUBDIRECTORIES, *wanted))
+    return [first, *read_children(data, first, _SUBDIRECTORIES, wanted)]
 
 
 def _noise(directories: list[Directory]) -> tuple[float, float] | None:
