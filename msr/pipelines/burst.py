@@ -135,7 +135,7 @@ def merge_burst_files(
         if plan.chosen is None:
             _merge_handheld(frames, target, plan, wanted, report)
         elif plan.chosen.kind == "image":
-            _enlarge_single(frames[0], target, plan.chosen, size, tile)
+            _enlarge_single(frames[0], target, plan.chosen, size, tile, report)
         else:
             _merge_learned(frames, target, plan.chosen, wanted, tile, report)
     return Written(target, *size, len(frames), time.perf_counter() - started)
@@ -221,12 +221,14 @@ def _on_the_mosaic(frames: list[Source], report: Report) -> list[Source]:
     return frames
 
 
-def _enlarge_single(frame: Source, target: Path, chosen: Chosen, size: tuple[int, int], tile: int | None) -> None:
+def _enlarge_single(
+    frame: Source, target: Path, chosen: Chosen, size: tuple[int, int], tile: int | None, report: Report
+) -> None:
     picture = frame.load()
     rgb, _ = unpack(picture.pixels, describe(picture.pixels, frame.name), frame.name)
     large = run_image(rgb[0], chosen, tile, frame.name)
     assert isinstance(large, Tensor)
-    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name, chosen.phase)
+    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name, report.note, chosen.phase)
 
 
 def _merge_learned(
@@ -251,7 +253,7 @@ def _merge_learned(
     else:
         pictures = [loaded[index].pixels for index in order]  # type: ignore[union-attr]
         merged, _ = merge_pictures(pictures, [frames[index].name for index in order], chosen, tile, report.note)
-        save_picture(target, merged, first, frames[base].name, chosen.phase)
+        save_picture(target, merged, first, frames[base].name, report.note, chosen.phase)
 
 
 def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted: BurstOptions, report: Report) -> None:
@@ -268,7 +270,7 @@ def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted:
     if isinstance(first, io.RawFrame):
         save_camera_rgb(target, merged.image, first)
     else:
-        save_picture(target, merged.image, first, frames[base].name)
+        save_picture(target, merged.image, first, frames[base].name, report.note)
     unused = [frames[use.index].name for use in merged.frames if not use.used]
     if unused:
         more = ", .." if len(unused) > 5 else ""

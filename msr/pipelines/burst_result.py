@@ -51,7 +51,14 @@ def check_result(target: Path, size: tuple[int, int], scale: float, raw: bool) -
     return width, height
 
 
-def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str, phase: Phase = "centered") -> None:
+def save_picture(
+    target: Path,
+    rgb: Tensor,
+    base: io.Picture,
+    name: str,
+    note: Callable[[str], None],
+    phase: Phase = "centered",
+) -> None:
     """Write a result in the colours of pictures, with the base's profile, EXIF and transparency.
 
     Args:
@@ -59,6 +66,7 @@ def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str, phase: 
         rgb: ``(1, 3, sH, sW)`` in [0, 1].
         base: the base frame.
         name: how an error names it.
+        note: called with a sentence when the profile has to be left out.
         phase: where the pixels of ``rgb`` lie.
     """
     layout = describe(base.pixels, name)
@@ -67,7 +75,7 @@ def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str, phase: 
         layout = dataclasses.replace(layout, dtype=np.dtype(np.uint16))
     pixels = pack(rgb, alpha, layout, phase)
     assert isinstance(pixels, np.ndarray)
-    io.write_image(target, pixels, base.icc, base.exif)
+    io.write_image(target, pixels, base.icc, base.exif, note)
 
 
 def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:

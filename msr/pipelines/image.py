@@ -14,7 +14,7 @@ from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.pixels import Image, describe, pack, unpack
-from msr.pipelines.progress import progress_bar
+from msr.pipelines.progress import Bar, Report, progress_bar
 from msr.pipelines.tiling import Tiles, choose_tile, join_within_memory
 
 
@@ -95,7 +95,7 @@ def upscale_image_files(
         dtype: likewise.
         tile: likewise.
         ensemble: likewise.
-        progress: whether to show a bar on a terminal.
+        progress: whether to show a bar on a terminal, and to say on standard error what a result had to leave out.
 
     Returns:
         What was written, in the order of the sources.
@@ -113,6 +113,7 @@ def upscale_image_files(
     targets = _targets(paths, Path(target))
     chosen = choose_model(("image",), scale, model, device, dtype, ensemble=ensemble)
     written = []
+    report = Bar() if progress else Report()
     with progress_bar("image", len(paths), "images", progress and len(paths) > 1) as advance:
         for path, result in zip(paths, targets, strict=True):
             started = time.perf_counter()
@@ -120,7 +121,7 @@ def upscale_image_files(
             height, width = picture.pixels.shape[0] * chosen.scale, picture.pixels.shape[1] * chosen.scale
             io.check_format(result, (height, width, *picture.pixels.shape[2:]))
             pixels = run_image(picture.pixels, chosen, tile, str(path))
-            io.write_image(result, pixels, picture.icc, picture.exif)  # type: ignore[arg-type]
+            io.write_image(result, pixels, picture.icc, picture.exif, report.note)  # type: ignore[arg-type]
             written.append(Written(result, width, height, 1, time.perf_counter() - started))
             advance()
     return written

@@ -1,12 +1,13 @@
 """Pictures of every kind come back of their kind, from memory and from files, whole or in tiles."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made import dng, picture, weights
-from PIL import Image
+from PIL import Image, ImageCms
 from pipelines.networks import Convolutions, Running, stirred
 
 import msr
@@ -259,6 +260,16 @@ def test_files_keep_depth_alpha_and_gray(tmp_path: Path) -> None:
         result = read_image(tmp_path / "out" / name).pixels
         assert (result.shape, result.dtype) == ((192, 256, *pixels.shape[2:]), pixels.dtype)
         np.testing.assert_array_equal(result, msr.upscale_image(pixels, model=model))
+
+
+def test_a_profile_that_is_left_out_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = Image.fromarray(np.dstack([picture()[..., 0]] * 2), "LA")
+    gray.save(tmp_path / "a.png", icc_profile=icc[:16] + b"GRAY" + icc[20:])
+    upscale_image_files([tmp_path / "a.png"], tmp_path / "b.png", model=MODEL, progress=True)
+    assert re.search(r"b\.png is without the colour profile .* GRAY", capfd.readouterr().err)
+    upscale_image_files([tmp_path / "a.png"], tmp_path / "b.png", model=MODEL)
+    assert not capfd.readouterr().err
 
 
 def test_raw_photos_become_pictures(tmp_path: Path) -> None:
