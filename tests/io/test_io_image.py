@@ -239,6 +239,12 @@ def test_missing_file_folder_and_wrong_suffix(tmp_path: Path) -> None:
         write_image(tmp_path / "a.webp", np.zeros((1, 20_000), np.uint8))
 
 
+@pytest.mark.parametrize("length", [200, 240, 251])
+def test_the_longest_names_are_written(tmp_path: Path, length: int) -> None:
+    write_image(tmp_path / ("a" * length + ".png"), picture())
+    assert [len(path.name) for path in tmp_path.iterdir()] == [length + 4]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")

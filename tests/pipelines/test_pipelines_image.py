@@ -299,6 +299,17 @@ def test_targets_that_do_not_fit_are_refused_before_the_work(tmp_path: Path) -> 
     assert sorted(tmp_path.rglob("*")) == files
 
 
+def test_a_folder_is_made_for_the_first_result(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    Image.fromarray(picture()).save(tmp_path / "a.jfif", "JPEG")
+    for sources in (["bad.png", "a.jfif"], ["a.jfif", "bad.png"]):
+        with pytest.raises(InputError, match=r"bad\.png"):
+            upscale_image_files([tmp_path / name for name in sources], tmp_path / "out", model=MODEL)
+        assert (tmp_path / "out").exists() == (sources[0] == "a.jfif")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jfif"]
+    assert read_image(tmp_path / "out" / "a.jfif").pixels.shape == (96, 128, 3)
+
+
 @pytest.mark.parametrize("target", ["b.jpg", "b.png", "b.tif", "b.webp"])
 def test_exif_goes_from_the_source_to_the_result(tmp_path: Path, target: str) -> None:
     exif = Image.Exif()
