@@ -51,6 +51,12 @@ def check_result(target: Path, size: tuple[int, int], scale: float, raw: bool) -
     return width, height
 
 
+def check_alpha(target: Path, frame: io.Picture | io.RawFrame) -> None:
+    """Refuse a name whose format holds no transparency if the frames have it, before they are merged."""
+    if isinstance(frame, io.Picture):
+        io.check_format(target, (1, 1, *frame.pixels.shape[2:]))
+
+
 def save_picture(
     target: Path,
     rgb: Tensor,
