@@ -144,10 +144,11 @@ def plan_tiles(height: int, width: int, tile: int, halo: int) -> Tiles:
     Each tile covers at most ``tile`` pixels a side, fades into its neighbours over ``2 * FADE`` pixels and reads
     ``halo`` pixels beyond what it gives. With a halo of at least the receptive field the result is that of the whole
     picture up to rounding. Layers that pool over the whole picture (channel attention) see the tile instead: there the
-    tiles differ by the change of those means, and the fade spreads that difference so that no edge shows. With the
-    trained image model and tiles of 48 pixels, that is at most 1 of 255 on a photo (root mean square 0.04). With the
-    trained video model, whose state is joined and cut anew at each frame, and tiles of 96 pixels it is at most 0.92 of
-    255 on a clip of fast motion (root mean square 0.03); a test holds 1 of 255 on the clip of the examples.
+    tiles differ by the change of those means, and the fade spreads that difference so that no edge shows. With
+    image-x4 and tiles of 48 or 96 pixels, that is 3 to 24 of 255 at its largest on photos (root mean square 0.2 to
+    1.4). With the trained video model, whose state is joined and cut anew at each frame, and tiles of 96 pixels it is
+    at most 0.92 of 255 on a clip of fast motion (root mean square 0.03); a test holds 1 of 255 on the clip of the
+    examples.
 
     Args:
         height: of the picture in LR pixels.
