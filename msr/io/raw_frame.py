@@ -252,7 +252,7 @@ def _from_active_area(black: tuple[float, ...], directories: list[Directory]) ->
         tag = directory.get(_ACTIVE_AREA)
         if tag is not None and tag.kind in (3, 4) and len(tag.numbers) == 4:
             top, left = (int(side) for side in tag.numbers[:2])
-            return tuple(np.roll(np.reshape(black, (2, 2)), (-top, -left), (0, 1)).flat)
+            return tuple(np.roll(np.reshape(black, (2, 2)), (-top, -left), (0, 1)).ravel().tolist())
     return black
 
 

@@ -41,7 +41,8 @@ class BurstOptions:
     Attributes:
         method: ``"handheld"`` (no training, any scale from 1 to 4), ``"learned"`` (a network), or None: learned where
             a network ships for the frames and the scale, else handheld.
-        base: the frame that the result looks like: ``"sharpest"``, ``"first"``, or its index.
+        base: the frame that the result looks like: ``"sharpest"``, ``"first"``, or its place from 0 on as the
+            frames were named.
         confidence: a picture file for how much the other frames count at each place; handheld only.
         explain: an HTML page on how the frames were merged; handheld only.
     """
