@@ -315,7 +315,7 @@ def _burst(options: argparse.Namespace) -> None:
         options.model,
         options=BurstOptions(
             options.method,
-            int(options.base) if options.base.isdecimal() else options.base,
+            int(options.base) if options.base.isdecimal() and len(options.base) < 10 else options.base,
             options.confidence,
             options.explain,
         ),

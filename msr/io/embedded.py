@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from msr.errors import WorkError
+from msr.io.jpeg import LONGEST_PROFILE, with_profile
 
 
 def encode_picture(pixels: np.ndarray, quality: int | None, icc: bytes | None = None) -> tuple[str, bytes]:
@@ -37,7 +38,7 @@ def encode_picture(pixels: np.ndarray, quality: int | None, icc: bytes | None = 
     swapped = np.ascontiguousarray(pixels[..., ::-1])
     try:
         done = False
-        if icc is not None:
+        if icc is not None and quality is None:
             chunk = np.frombuffer(icc, np.uint8)
             done, data = cv2.imencodeWithMetadata(suffix, swapped, [cv2.IMAGE_METADATA_ICCP], [chunk], options)
         if not done:  # no profile, or one that the encoder finds broken
@@ -46,4 +47,7 @@ def encode_picture(pixels: np.ndarray, quality: int | None, icc: bytes | None = 
         raise WorkError(f"cannot encode a picture of {pixels.shape[1]}x{pixels.shape[0]} pixels: {error}") from None
     if not done:
         raise WorkError(f"cannot encode a picture of {pixels.shape[1]}x{pixels.shape[0]} pixels")
-    return kind, data.tobytes()
+    encoded = data.tobytes()
+    if icc is not None and quality is not None and len(icc) <= LONGEST_PROFILE:
+        encoded = with_profile(encoded, icc)
+    return kind, encoded

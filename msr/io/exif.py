@@ -42,7 +42,7 @@ def collect_exif(data: bytes | mmap) -> bytes | None:
 
 def split_exif(data: bytes | mmap) -> tuple[Directory, Directory, Directory]:
     """Return the describing tags of the first directory, those of EXIF and those of GPS; see ``collect_exif``."""
-    first = read_directory(data)
+    first = read_directory(data, None, (*_DESCRIBING, _EXIF, _GPS))
     exif, gps = ((read_children(data, first, number) or [{}])[0] for number in (_EXIF, _GPS))
     return (
         {number: tag for number, tag in first.items() if number in _DESCRIBING},
@@ -66,7 +66,7 @@ def exif_orientation(data: bytes | mmap) -> int:
     """
     if isinstance(data, bytes):
         data = data.removeprefix(b"Exif\0\0")
-    tag = read_directory(data).get(_ORIENTATION)
+    tag = read_directory(data, None, (_ORIENTATION,)).get(_ORIENTATION)
     value = int(tag.numbers[0]) if tag is not None and tag.kind in (1, 3, 4) else 1
     return value if 1 <= value <= 8 else 1
 
@@ -78,5 +78,5 @@ def tiff_profile(data: bytes) -> bytes | None:
         >>> tiff_profile(b"II*\\0") is None
         True
     """
-    tag = read_directory(data).get(_ICC)
+    tag = read_directory(data, None, (_ICC,)).get(_ICC)
     return tag.data if tag is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from msr.errors import InputError
+from msr.io.tiff_layout import tiff_layout
 
 
 def declared_size(data: bytes, name: str) -> tuple[str, int, int]:
@@ -35,12 +36,13 @@ def declared_size(data: bytes, name: str) -> tuple[str, int, int]:
         if data.startswith(b"\xff\xd8"):
             return ("jpeg", *_jpeg_size(data))
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return ("tiff", *_tiff_size(data))
+            layout = tiff_layout(data)
+            return "tiff", layout.width, layout.height
         if data.startswith(b"BM"):
             return ("bmp", *_bmp_size(data))
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return ("webp", *_webp_size(data))
-    except (struct.error, IndexError, KeyError):
+    except (struct.error, IndexError, KeyError, TypeError):
         raise InputError(f"{name} is damaged: it ends before its image size") from None
     raise InputError(f"{name} is not an image that msr reads (PNG, JPEG, TIFF, WebP, BMP, HEIF)")
 
@@ -63,21 +65,6 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             if length < 2:
                 raise IndexError
             at += 2 + length
-
-
-def _tiff_size(data: bytes) -> tuple[int, int]:
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    directory = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
-    count = struct.unpack_from(order + ("Q" if big else "H"), data, directory)[0]
-    step, first, value = (20, directory + 8, 12) if big else (12, directory + 2, 8)
-    found: dict[int, int] = {}
-    for entry in range(min(count, 4096)):
-        at = first + entry * step
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        if tag in (256, 257):  # ImageWidth, ImageLength; stored as BYTE, SHORT, LONG or LONG8
-            found[tag] = struct.unpack_from(order + {1: "B", 3: "H", 4: "I", 16: "Q"}[kind], data, at + value)[0]
-    return found[256], found[257]
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

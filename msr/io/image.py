@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from msr.io.exif import collect_exif, exif_orientation, tiff_profile
 from msr.io.exr import write_exr
 from msr.io.header import declared_size, embedded_exif
 from msr.io.heif import HEIF_SUFFIXES, HeifPicture, is_heif
+from msr.io.jpeg import LONGEST_PROFILE, with_profile
 from msr.io.output import whole
 from msr.io.samples import convert_depth, turn_upright
 from msr.io.srgb import decode_srgb
 from msr.io.tiff import write_tiff
+from msr.io.tiff_layout import as_meant, check_tiff, tiff_layout, unmultiplied
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 #: A larger picture is refused before it is decoded.
 MAX_PIXELS = 1 << 28
@@ -28,8 +32,7 @@ _FORMATS: dict[str, tuple[tuple[str, ...], bool, bool, int]] = {
     ".png": (("uint8", "uint16"), True, True, 1_000_000),
     ".tif": (("uint8", "uint16", "float32"), True, True, 1_000_000),
     ".tiff": (("uint8", "uint16", "float32"), True, True, 1_000_000),
-    ".jpg": (("uint8",), False, True, 65_500),
-    ".jpeg": (("uint8",), False, True, 65_500),
+    **dict.fromkeys(_JPEG, (("uint8",), False, True, 65_500)),
     ".webp": (("uint8",), True, True, 16_383),
     ".bmp": (("uint8",), True, False, 32_767),
     ".exr": (("float32",), True, False, 1_000_000),
@@ -37,8 +40,8 @@ _FORMATS: dict[str, tuple[tuple[str, ...], bool, bool, int]] = {
 
 #: What is read.
 IMAGE_SUFFIXES = tuple(suffix for suffix in _FORMATS if suffix != ".exr") + HEIF_SUFFIXES
-#: What a marker segment of JPEG holds of EXIF, with some room.
-_LONGEST_EXIF = 65_000
+#: What a marker segment of JPEG holds of EXIF, with some room; what is written of it elsewhere.
+_LONGEST_EXIF, _MOST_EXIF = 65_000, 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +85,26 @@ def read_image(path: str | Path) -> Picture:
         return Picture(photo.decode(), photo.icc, collect_exif(photo.exif or b""))
     kind, width, height = declared_size(data, str(path))
     _check_size(path, width, height)
+    layout = tiff_layout(data) if kind == "tiff" else None
+    if layout is not None:
+        check_tiff(layout, str(path))
     # The decoder would fill the missing part of these with whatever it has.
     if kind == "png" and b"IEND" not in data:
         raise InputError(f"{path} is damaged: it ends before the end of its picture")
+    encoded = np.frombuffer(data if layout is None else unmultiplied(data, layout), np.uint8)
     with _silent_opencv():
         try:
-            decoded, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            decoded, kinds, chunks = cv2.imdecodeWithMetadata(encoded, cv2.IMREAD_UNCHANGED)
         except (cv2.error, MemoryError) as error:
             raise InputError(f"{path} cannot be decoded: {_reason(error)}") from None
     if decoded is None or decoded.size == 0:
         raise InputError(f"{path} is damaged: its picture cannot be decoded")
+    if sorted(decoded.shape[:2]) != sorted((height, width)):
+        raise InputError(f"{path} is damaged: it declares {width}x{height} pixels, but has others")
+    if layout is not None:
+        decoded = as_meant(decoded, layout)
+    elif kind == "webp" and data[12:16] == b"VP8X" and not data[20] & 0x10:
+        decoded = decoded[..., :3]  # of an animation OpenCV gives an alpha that the file does not have
     icc = tiff_profile(data) if kind == "tiff" else None
     for tag, chunk in zip(kinds, chunks, strict=True):
         if tag == cv2.IMAGE_METADATA_ICCP:
@@ -136,7 +149,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return width, height
 
 
-def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None, exif: bytes | None = None) -> None:
+def write_image(
+    path: str | Path,
+    pixels: np.ndarray,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    told: Callable[[str], None] = lambda text: None,
+) -> None:
     """Write a picture; the file appears under its name only when it is whole.
 
     uint16 and float32 are rounded to the deepest samples that the format has: TIFF holds all, PNG 16 bits, the
@@ -146,7 +165,9 @@ def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None, 
         path: the name; its suffix chooses the format.
         pixels: ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA; uint8, uint16, or float32 in [0, 1].
         icc: a colour profile to embed; left out where it is not of RGB (gray for gray), and in BMP and OpenEXR.
-        exif: as ``read_image`` gives it; left out in BMP and OpenEXR, and where it is too long for JPEG (64 KB).
+        exif: as ``read_image`` gives it; left out in BMP and OpenEXR, and where it is too long (64 KB in JPEG,
+            1 MB elsewhere).
+        told: called with a sentence when the colour profile is left out.
 
     Raises:
         InputError: unknown suffix, or the format cannot hold the picture.
@@ -160,35 +181,49 @@ def write_image(path: str | Path, pixels: np.ndarray, icc: bytes | None = None, 
     suffix = path.suffix.lower()
     depths, _, holds_more, _ = _FORMATS[suffix]
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    if icc is not None:
+        reason = _without_profile(suffix, holds_more, icc, b"GRAY" if pixels.ndim == 2 else b"RGB ")
+        if reason:
+            told(f"{path} is without the colour profile of its source{reason}: its colours may look different")
+            icc = None
+    if exif is not None and (not holds_more or len(exif) > (_LONGEST_EXIF if suffix in _JPEG else _MOST_EXIF)):
+        exif = None
     if suffix == ".exr":
         unit = convert_depth(pixels, "float32")
         linear = decode_srgb(unit if unit.ndim == 2 else unit[..., :3])
         write_exr(path, linear if pixels.shape[2:] != (4,) else np.concatenate([linear, unit[..., 3:]], 2))
         return
     samples = np.ascontiguousarray(convert_depth(pixels, pixels.dtype if str(pixels.dtype) in depths else depths[-1]))
-    # A profile of another colour space would be refused by libpng, and is wrong elsewhere.
-    if icc is not None and (not holds_more or icc[16:20] != (b"GRAY" if pixels.ndim == 2 else b"RGB ")):
-        icc = None
-    if exif is not None and (not holds_more or (len(exif) > _LONGEST_EXIF and suffix in (".jpg", ".jpeg"))):
-        exif = None
     if suffix in (".tif", ".tiff"):
         write_tiff(path, samples, icc, exif)
         return
     if samples.ndim == 3:
         samples = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    data = _encode(path, samples, icc, exif)
+    data = _encode(path, samples, icc, exif, told)
     with whole(path) as part, part.open("wb") as file:
         file.write(data)
 
 
-def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> memoryview:
+def _without_profile(suffix: str, holds_more: bool, icc: bytes, space: bytes) -> str:
+    """Why a format does not take a profile for a picture of that colour space; empty where it does."""
+    if not holds_more:
+        return f", for {suffix} holds none"
+    if icc[16:20] != space:  # libpng would refuse it, and it is wrong elsewhere
+        return f", for that is of {icc[16:20].decode('ascii', 'replace').strip()}"
+    return ", for it is too long" if suffix in _JPEG and len(icc) > LONGEST_PROFILE else ""
+
+
+def _encode(
+    path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | None, told: Callable[[str], None]
+) -> bytes | memoryview:
     suffix = path.suffix.lower()
+    jpeg = suffix in _JPEG
     options: list[int] = []
-    if suffix in (".jpg", ".jpeg"):
-        options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    if jpeg:
+        suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]
     elif suffix == ".webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, 95]
-    chunks = [(cv2.IMAGE_METADATA_EXIF, exif), (cv2.IMAGE_METADATA_ICCP, icc)]
+    chunks = [(cv2.IMAGE_METADATA_EXIF, exif), (cv2.IMAGE_METADATA_ICCP, None if jpeg else icc)]
     found = [(kind, np.frombuffer(chunk, np.uint8)) for kind, chunk in chunks if chunk]
     done = False
     with _silent_opencv():
@@ -197,14 +232,15 @@ def _encode(path: Path, samples: np.ndarray, icc: bytes | None, exif: bytes | No
             while not done and found:
                 kinds, values = zip(*found, strict=True)
                 done, data = cv2.imencodeWithMetadata(suffix, samples, list(kinds), list(values), options)
-                found.pop()
+                if not done and found.pop()[0] == cv2.IMAGE_METADATA_ICCP:
+                    told(f"{path} is without the colour profile of its source, for that is broken")
             if not done:
                 done, data = cv2.imencode(suffix, samples, options)
         except (cv2.error, MemoryError) as error:
             raise WorkError(f"cannot encode {path}: {_reason(error)}") from None
     if not done:
         raise WorkError(f"cannot encode {path}")
-    return data.data
+    return with_profile(data.tobytes(), icc) if jpeg and icc else data.data
 
 
 def check_format(path: Path, shape: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
             raise InputError(f"cannot write {path}: the folder {folder} does not exist")
         if not os.access(folder, os.W_OK):
             raise InputError(f"cannot write {path}: the folder {folder} is not writable")
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()  # which says so if the name is too long
         for source in inputs:
             if path.exists() and source.exists() and path.samefile(source):
                 raise InputError(f"the output {path} is also an input; choose another name")
@@ -58,6 +61,8 @@ def whole(path: Path) -> Iterator[Path]:
         ...     _ = part.write_text("all of it")
     """
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    if len(os.fsencode(part.name)) > 255:  # what file systems take
+        part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)

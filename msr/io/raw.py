@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import rawpy
 
-from msr.io.raw_frame import open_raw
+from msr.io.raw_frame import missing_white_balance, open_raw
 
 RAW_SUFFIXES = (".dng", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw")
 
@@ -18,7 +18,7 @@ def is_raw(path: Path) -> bool:
 
 
 def read_raw(path: str | Path) -> np.ndarray:
-    """Develop a RAW photo to sRGB with the camera's white balance, 16 bits a sample.
+    """Develop a RAW photo to sRGB with the camera's white balance, else that of daylight, 16 bits a sample.
 
     Brightness is not adjusted, so that the shots of a burst stay comparable. The curve is that of sRGB
     (IEC 61966-2-1); the camera's orientation is applied.
@@ -38,8 +38,10 @@ def read_raw(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     with open_raw(path) as raw:
+        gains = missing_white_balance(raw)
         developed = raw.postprocess(
-            use_camera_wb=True,
+            use_camera_wb=gains is None,
+            user_wb=gains,
             no_auto_bright=True,
             adjust_maximum_thr=0.0,  # else white would depend on the brightest pixel of each shot
             output_bps=16,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ SRGB_TO_XYZ = np.array(
 
 #: Pixels that are made linear at once, so that they stay in the processor's cache.
 _BAND = 1 << 16
-_SUBDIRECTORIES, _NOISE_PROFILE = 330, 51041
+_SUBDIRECTORIES, _CFA_SIZE, _ACTIVE_AREA, _NOISE_PROFILE = 330, 33421, 50829, 51041
 #: Tags for the places and the lengths of strips and of tiles.
 _PIXELS = ((273, 279), (324, 325))
 
@@ -126,8 +127,9 @@ def read_raw_frame(path: str | Path) -> RawFrame:
         to_srgb = _to_srgb(raw, path)
         orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
     with _mapped(path) as data:
-        first = read_directory(data)
-        noise = _noise([first, *read_children(data, first, _SUBDIRECTORIES)])
+        directories = _directories(data, (_NOISE_PROFILE, _ACTIVE_AREA))
+        black = _from_active_area(black, directories)
+        noise = _noise(directories)
         exif = collect_exif(data)
     return RawFrame(mosaic, pattern, black, white, white_balance, to_srgb, noise, orientation, exif)  # type: ignore[arg-type]
 
@@ -190,7 +192,7 @@ def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
     """
     check_file(path)
     if path.suffix.lower() == ".dng":
-        _check_whole(path)
+        _check_dng(path)
     with rawpy.RawPy() as raw:
         try:
             raw.open_file(str(path))
@@ -210,11 +212,16 @@ def open_raw(path: Path, unpack: bool = True) -> Iterator[rawpy.RawPy]:
             raise InputError(f"{path} is not a RAW photo that can be read: {said}") from None
 
 
-def _check_whole(path: Path) -> None:
-    """Refuse a DNG that ends before its pixels, of which LibRaw would say so on standard error by itself."""
+def _check_dng(path: Path) -> None:
+    """Refuse a DNG that LibRaw takes for another, or that ends before its pixels, as it says on standard error."""
     with _mapped(path) as data:
-        first = read_directory(data)
-        for directory in [first, *read_children(data, first, _SUBDIRECTORIES)]:
+        for directory in _directories(data, (_CFA_SIZE, *itertools.chain(*_PIXELS))):
+            size = directory[_CFA_SIZE].numbers if _CFA_SIZE in directory else (2, 2)
+            if size not in ((2, 2), (6, 6)):
+                raise InputError(
+                    f"{path} has a colour filter of {'x'.join(f'{side:g}' for side in size)} pixels, which is not "
+                    "read; 2x2 (Bayer) and 6x6 (X-Trans) are"
+                )
             for where, how_long in _PIXELS:
                 if where in directory and how_long in directory:
                     starts, lengths = directory[where].numbers, directory[how_long].numbers
@@ -239,15 +246,38 @@ def _colours(raw: rawpy.RawPy, path: Path) -> tuple[int, int, int, int]:
     raise NoMosaicError(f"{path} is of a sensor without a Bayer mosaic of red, green and blue")
 
 
+def _from_active_area(black: tuple[float, ...], directories: list[Directory]) -> tuple[float, ...]:
+    """Levels as a DNG counts them, from the corner of ActiveArea, which LibRaw moves on to even rows and columns."""
+    for directory in directories:
+        tag = directory.get(_ACTIVE_AREA)
+        if tag is not None and tag.kind in (3, 4) and len(tag.numbers) == 4:
+            top, left = (int(side) for side in tag.numbers[:2])
+            return tuple(np.roll(np.reshape(black, (2, 2)), (-top, -left), (0, 1)).ravel().tolist())
+    return black
+
+
 def _white_balance(raw: rawpy.RawPy, path: Path) -> tuple[float, float, float]:
-    """The camera's gains, else those of daylight, as LibRaw chooses."""
-    for gains in (raw.camera_whitebalance, raw.daylight_whitebalance):
-        red, green, blue = (float(gain) for gain in gains[:3])
-        if all(np.isfinite(gain) and gain > 0 for gain in (red, green, blue)):
-            found = red / green, 1.0, blue / green
-            if all(1e-3 < gain < 1e3 for gain in found):
-                return found
-    raise InputError(f"{path} has an impossible white balance: {_words(tuple(raw.camera_whitebalance[:3]))}")
+    """The camera's gains, else those of daylight."""
+    found = _to_green(raw.camera_whitebalance) or _to_green(raw.daylight_whitebalance)
+    if found is None:
+        raise InputError(f"{path} has an impossible white balance: {_words(tuple(raw.camera_whitebalance[:3]))}")
+    return found
+
+
+def missing_white_balance(raw: rawpy.RawPy) -> list[float] | None:
+    """Where the camera states no possible gains, those of daylight, as for a `RawFrame`; LibRaw would guess others."""
+    gains = _to_green(raw.daylight_whitebalance)
+    return None if gains is None or _to_green(raw.camera_whitebalance) else [*gains, 1.0]
+
+
+def _to_green(gains: list[float]) -> tuple[float, float, float] | None:
+    """Gains of red, green and blue as multiples of green's; None if they are impossible."""
+    red, green, blue = (float(gain) for gain in gains[:3])
+    if all(np.isfinite(gain) and gain > 0 for gain in (red, green, blue)):
+        found = red / green, 1.0, blue / green
+        if all(1e-3 < gain < 1e3 for gain in found):
+            return found
+    return None
 
 
 def _to_srgb(raw: rawpy.RawPy, path: Path) -> np.ndarray:
@@ -265,6 +295,12 @@ def _to_srgb(raw: rawpy.RawPy, path: Path) -> np.ndarray:
     if not np.isfinite(matrix).all() or np.abs(matrix).max() > 100 or abs(np.linalg.det(matrix)) < 1e-6:
         raise InputError(f"{path} has an impossible colour matrix")
     return matrix.astype(np.float32)
+
+
+def _directories(data: mmap.mmap, wanted: tuple[int, ...]) -> list[Directory]:
+    """The first directory and those that it points to, of one of which the pixels of a DNG are."""
+    first = read_directory(data, None, (_SUBDIRECTORIES, *wanted))
+    return [first, *read_children(data, first, _SUBDIRECTORIES, wanted)]
 
 
 def _noise(directories: list[Directory]) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from mmap import mmap
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ _TYPES = {
 }  # fmt: skip
 _PAIRS = (5, 10)
 
-#: A longer value is passed over, and so are entries after these.
+#: Values of a directory are read up to so many bytes in all, and so many entries.
 _LONGEST = 1 << 22
 _MOST = 1024
 
@@ -66,15 +66,16 @@ def make_tag(kind: int, values: Sequence[float] | bytes | str) -> Tag:
     return Tag(kind, struct.pack(f"<{len(values)}{_TYPES[kind][0]}", *values))
 
 
-def read_directory(data: bytes | mmap, offset: int | None = None) -> Directory:
+def read_directory(data: bytes | mmap, offset: int | None = None, wanted: Container[int] = range(1 << 16)) -> Directory:
     """Read one directory of a TIFF structure (TIFF 6.0; also with the magic numbers of camera makers).
 
-    Whatever is damaged, beyond the end or larger than 4 MB is left out: tags describe a picture, and a picture is not
-    refused because of them.
+    Whatever is damaged, beyond the end, repeated or more than 4 MB in all is left out: tags describe a picture, and a
+    picture is not refused because of them.
 
     Args:
         data: the file, or an EXIF block without its ``Exif\\0\\0``.
         offset: where the directory is; None: the first.
+        wanted: the numbers of the tags to read.
 
     Returns:
         Its tags; empty where there is no directory.
@@ -84,6 +85,7 @@ def read_directory(data: bytes | mmap, offset: int | None = None) -> Directory:
         (6,)
     """
     found: Directory = {}
+    left = _LONGEST
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None or bytes(data[2:4]) in (b"+\0", b"\0+"):  # BigTIFF has directories of another kind
         return found
@@ -92,13 +94,14 @@ def read_directory(data: bytes | mmap, offset: int | None = None) -> Directory:
         for entry in range(min(struct.unpack_from(order + "H", data, at)[0], _MOST)):
             here = at + 2 + 12 * entry
             number, kind, count = struct.unpack_from(order + "HHI", data, here)
-            if kind not in _TYPES:
+            if kind not in _TYPES or number not in wanted or number in found:
                 continue
             size = _TYPES[kind][1]
             length = count * size * (2 if kind in _PAIRS else 1)
             start = here + 8 if length <= 4 else struct.unpack_from(order + "I", data, here + 8)[0]
-            if not 0 < length <= _LONGEST or start + length > len(data):
+            if not 0 < length <= left or start + length > len(data):
                 continue
+            left -= length
             value = bytes(data[start : start + length])
             found[number] = Tag(kind, np.frombuffer(value, f">u{size}").astype(f"<u{size}").tobytes()
                                 if order == ">" and size > 1 else value)  # fmt: skip
@@ -107,13 +110,16 @@ def read_directory(data: bytes | mmap, offset: int | None = None) -> Directory:
     return found
 
 
-def read_children(data: bytes | mmap, directory: Directory, number: int) -> list[Directory]:
+def read_children(
+    data: bytes | mmap, directory: Directory, number: int, wanted: Container[int] = range(1 << 16)
+) -> list[Directory]:
     """Read the directories that a tag of a directory points to (EXIF: 34665, GPS: 34853, SubIFDs: 330).
 
     Args:
         data: as for ``read_directory``.
         directory: one of it.
         number: the tag.
+        wanted: the numbers of the tags to read.
 
     Returns:
         The directories, at most 16.
@@ -125,7 +131,7 @@ def read_children(data: bytes | mmap, directory: Directory, number: int) -> list
     tag = directory.get(number)
     if tag is None or tag.kind not in (4, 13):
         return []
-    return [read_directory(data, int(offset)) for offset in tag.numbers[:16]]
+    return [read_directory(data, int(offset), wanted) for offset in tag.numbers[:16]]
 
 
 def pack_tags(first: Directory, children: Mapping[int, Directory], start: int) -> bytes:
@@ -162,14 +168,15 @@ def _length(directory: Directory, more: int = 0) -> int:
 
 
 def _pack(directory: Directory, start: int) -> bytes:
-    entries, values = struct.pack("<H", len(directory)), b""
+    entries, values = [struct.pack("<H", len(directory))], []
     far = start + 6 + 12 * len(directory)
     for number, tag in sorted(directory.items()):
         size = _TYPES[tag.kind][1] * (2 if tag.kind in _PAIRS else 1)
-        entries += struct.pack("<HHI", number, tag.kind, len(tag.data) // size)
+        entries.append(struct.pack("<HHI", number, tag.kind, len(tag.data) // size))
         if len(tag.data) <= 4:
-            entries += tag.data.ljust(4, b"\0")
+            entries.append(tag.data.ljust(4, b"\0"))
         else:
-            entries += struct.pack("<I", far + len(values))
-            values += tag.data + bytes(len(tag.data) % 2)
-    return entries + bytes(4) + values
+            entries.append(struct.pack("<I", far))
+            values += [tag.data, bytes(len(tag.data) % 2)]
+            far += len(tag.data) + len(tag.data) % 2
+    return b"".join([*entries, bytes(4), *values])

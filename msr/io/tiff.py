@@ -91,7 +91,7 @@ def write_tiff_bands(
         339: make_tag(SHORT, [3 if dtype == np.float32 else 1] * channels),
     }
     if channels == 4:
-        tags[338] = make_tag(SHORT, [0])  # unsaid what the fourth is: libtiff would multiply the others by an alpha
+        tags[338] = make_tag(SHORT, [2])  # the fourth is alpha, by which the others are not multiplied
     if icc is not None:
         tags[_ICC] = Tag(UNDEFINED, icc)
     end = 8 + size + size % 2

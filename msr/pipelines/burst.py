@@ -15,15 +15,23 @@ from msr import io
 from msr.errors import InputError
 from msr.models import available_models
 from msr.pipelines.burst_learned import MOST_FRAMES, merge_mosaics, merge_pictures
-from msr.pipelines.burst_result import check_result, in_srgb, save_camera_rgb, save_confidence, save_picture
+from msr.pipelines.burst_result import (
+    check_alpha,
+    check_result,
+    in_srgb,
+    save_camera_rgb,
+    save_confidence,
+    save_picture,
+)
 from msr.pipelines.burst_shots import Shots, choose_base
 from msr.pipelines.burst_sources import Source, burst_files, burst_sources
-from msr.pipelines.choose import Chosen, Model, choose_model, nearest_scale, resolve_device
+from msr.pipelines.choose import Chosen, Model, choose_model, nearest_scale, resolve_device, resolve_dtype
 from msr.pipelines.handheld import Merged, merge_shots, write_explanation
 from msr.pipelines.image import Written, run_image
 from msr.pipelines.pixels import Image, describe, pack, unpack
 from msr.pipelines.progress import Report
 from msr.pipelines.target import bring_to
+from msr.pipelines.tiling import choose_tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +41,8 @@ class BurstOptions:
     Attributes:
         method: ``"handheld"`` (no training, any scale from 1 to 4), ``"learned"`` (a network), or None: learned where
             a network ships for the frames and the scale, else handheld.
-        base: the frame that the result looks like: ``"sharpest"``, ``"first"``, or its index.
+        base: the frame that the result looks like: ``"sharpest"``, ``"first"``, or its place from 0 on as the
+            frames were named.
         confidence: a picture file for how much the other frames count at each place; handheld only.
         explain: an HTML page on how the frames were merged; handheld only.
     """
@@ -79,8 +88,9 @@ def merge_burst(
         (96, 128, 3)
     """
     names = [f"frame {index}" for index in range(len(frames))]
-    merged, alpha = merge_pictures(frames, names, choose_model(("burst",), scale, model, device, dtype), tile)
-    return pack(merged, alpha, describe(frames[0], names[0]))
+    chosen = choose_model(("burst",), scale, model, device, dtype)
+    merged, alpha = merge_pictures(frames, names, chosen, tile)
+    return pack(merged, alpha, describe(frames[0], names[0]), chosen.phase)
 
 
 def merge_burst_files(
@@ -128,13 +138,14 @@ def merge_burst_files(
         _check_outputs(target, wanted, files)
         frames = _on_the_mosaic(burst_sources(files, report.note), report)
         plan = _plan(frames, target, scale, model, wanted, device, dtype)
+        choose_tile(tile, plan.device)
         size = check_result(target, frames[0].size, plan.factor, plan.raw)
         if len(frames) == 1:
             report.note(f"{frames[0].name} is the only frame: it is enlarged as a single picture")
         if plan.chosen is None:
             _merge_handheld(frames, target, plan, wanted, report)
         elif plan.chosen.kind == "image":
-            _enlarge_single(frames[0], target, plan.chosen, size, tile)
+            _enlarge_single(frames[0], target, plan.chosen, size, tile, report)
         else:
             _merge_learned(frames, target, plan.chosen, wanted, tile, report)
     return Written(target, *size, len(frames), time.perf_counter() - started)
@@ -186,7 +197,9 @@ def _plan(
         return _Plan(float(chosen.scale), chosen, chosen.kind == "burst-raw", chosen.device)
     if scale is not None and scale > 4:
         raise InputError(f"the method handheld enlarges 1 to 4 times, not {scale:g}")
-    return _Plan(2.0 if scale is None else float(scale), None, raw, resolve_device(device))
+    place = resolve_device(device)
+    resolve_dtype(dtype, place)
+    return _Plan(2.0 if scale is None else float(scale), None, raw, place)
 
 
 def _check_outputs(target: Path, wanted: BurstOptions, sources: list[Path]) -> None:
@@ -220,12 +233,15 @@ def _on_the_mosaic(frames: list[Source], report: Report) -> list[Source]:
     return frames
 
 
-def _enlarge_single(frame: Source, target: Path, chosen: Chosen, size: tuple[int, int], tile: int | None) -> None:
+def _enlarge_single(
+    frame: Source, target: Path, chosen: Chosen, size: tuple[int, int], tile: int | None, report: Report
+) -> None:
     picture = frame.load()
+    check_alpha(target, picture)
     rgb, _ = unpack(picture.pixels, describe(picture.pixels, frame.name), frame.name)
     large = run_image(rgb[0], chosen, tile, frame.name)
     assert isinstance(large, Tensor)
-    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name)
+    save_picture(target, bring_to(large[None], size, chosen.phase), picture, frame.name, report.note, chosen.phase)
 
 
 def _merge_learned(
@@ -237,11 +253,12 @@ def _merge_learned(
     report.begin("reading", len(frames), 0)
     raw = chosen.kind == "burst-raw"
     shots = Shots(frames, torch.device("cpu"), raw)
+    check_alpha(target, shots.read(0))
     loaded: list[io.Picture | io.RawFrame] = []
     for index in range(len(frames)):
         loaded.append(shots.read(index))
         report.advance()
-    base = choose_base(wanted.base, len(frames), lambda index: shots.shot(index, loaded[index]))
+    base = choose_base(wanted.base, frames, lambda index: shots.shot(index, loaded[index]))
     order = [base, *(index for index in range(len(frames)) if index != base)]
     first = loaded[base]
     if isinstance(first, io.RawFrame):
@@ -250,12 +267,13 @@ def _merge_learned(
     else:
         pictures = [loaded[index].pixels for index in order]  # type: ignore[union-attr]
         merged, _ = merge_pictures(pictures, [frames[index].name for index in order], chosen, tile, report.note)
-        save_picture(target, merged, first, frames[base].name)
+        save_picture(target, merged, first, frames[base].name, report.note, chosen.phase)
 
 
 def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted: BurstOptions, report: Report) -> None:
     shots = Shots(frames, plan.device, plan.raw)
-    base = choose_base(wanted.base, len(frames), shots.load)
+    check_alpha(target, shots.read(0))
+    base = choose_base(wanted.base, frames, shots.load)
     report.begin("merging", len(frames), 0)
     merged: Merged = merge_shots(
         [lambda index=index: shots.load(index) for index in range(len(frames))],  # type: ignore[misc]
@@ -267,7 +285,7 @@ def _merge_handheld(frames: Sequence[Source], target: Path, plan: _Plan, wanted:
     if isinstance(first, io.RawFrame):
         save_camera_rgb(target, merged.image, first)
     else:
-        save_picture(target, merged.image, first, frames[base].name)
+        save_picture(target, merged.image, first, frames[base].name, report.note)
     unused = [frames[use.index].name for use in merged.frames if not use.used]
     if unused:
         more = ", .." if len(unused) > 5 else ""

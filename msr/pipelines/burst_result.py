@@ -14,6 +14,7 @@ from torch import Tensor
 from msr import io
 from msr.camera import develop
 from msr.errors import InputError
+from msr.ops.resize import Phase
 from msr.pipelines.choose import MAX_OUTPUT_PIXELS
 from msr.pipelines.pixels import describe, pack, unpack
 
@@ -50,7 +51,20 @@ def check_result(target: Path, size: tuple[int, int], scale: float, raw: bool) -
     return width, height
 
 
-def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str) -> None:
+def check_alpha(target: Path, frame: io.Picture | io.RawFrame) -> None:
+    """Refuse a name whose format holds no transparency if the frames have it, before they are merged."""
+    if isinstance(frame, io.Picture):
+        io.check_format(target, (1, 1, *frame.pixels.shape[2:]))
+
+
+def save_picture(
+    target: Path,
+    rgb: Tensor,
+    base: io.Picture,
+    name: str,
+    note: Callable[[str], None],
+    phase: Phase = "centered",
+) -> None:
     """Write a result in the colours of pictures, with the base's profile, EXIF and transparency.
 
     Args:
@@ -58,14 +72,16 @@ def save_picture(target: Path, rgb: Tensor, base: io.Picture, name: str) -> None
         rgb: ``(1, 3, sH, sW)`` in [0, 1].
         base: the base frame.
         name: how an error names it.
+        note: called with a sentence when the profile has to be left out.
+        phase: where the pixels of ``rgb`` lie.
     """
     layout = describe(base.pixels, name)
     alpha = unpack(base.pixels, layout, name)[1] if layout.channels == 4 else None
     if layout.dtype == np.uint8 and target.suffix.lower() in _DEEP:
         layout = dataclasses.replace(layout, dtype=np.dtype(np.uint16))
-    pixels = pack(rgb, alpha, layout)
+    pixels = pack(rgb, alpha, layout, phase)
     assert isinstance(pixels, np.ndarray)
-    io.write_image(target, pixels, base.icc, base.exif)
+    io.write_image(target, pixels, base.icc, base.exif, note)
 
 
 def save_camera_rgb(target: Path, rgb: Tensor, base: io.RawFrame) -> None:

@@ -25,7 +25,8 @@ class Shots:
         raw: whether RAW frames are taken before they are developed.
 
     Raises:
-        InputError: a frame that cannot be read, or whose mosaic begins with other colours or lies otherwise.
+        InputError: a frame that cannot be read, with other channels, or whose mosaic begins with other colours or lies
+            otherwise.
 
     Example:
         >>> import numpy as np
@@ -46,10 +47,13 @@ class Shots:
             return self._kept[index]
         frame = self._frames[index]
         loaded = frame.load_raw() if self._raw and frame.load_raw is not None else frame.load()
-        kind = f"{loaded.pattern} and orientation {loaded.orientation}" if isinstance(loaded, io.RawFrame) else ""
+        if isinstance(loaded, io.RawFrame):
+            kind = f"pattern {loaded.pattern} and orientation {loaded.orientation}"
+        else:
+            kind = f"{describe(loaded.pixels, frame.name).channels} channels"
         first = self._first = self._first or (kind, frame.name)
         if kind != first[0]:
-            raise InputError(f"{frame.name} has pattern {kind}, expected {first[0]} as {first[1]}")
+            raise InputError(f"{frame.name} has {kind}, expected {first[0]} as {first[1]}")
         size = (loaded.mosaic if isinstance(loaded, io.RawFrame) else loaded.pixels).nbytes
         if size <= self._room:
             self._room -= size
@@ -69,12 +73,12 @@ class Shots:
         return self.shot(index, self.read(index))
 
 
-def choose_base(wanted: str | int, count: int, load: Callable[[int], Shot]) -> int:
+def choose_base(wanted: str | int, frames: Sequence[Source], load: Callable[[int], Shot]) -> int:
     """Choose the frame that the result is to look like.
 
     Args:
-        wanted: ``"sharpest"``, ``"first"``, or its index.
-        count: how many there are.
+        wanted: ``"sharpest"``, ``"first"``, or its place in the burst as it was named.
+        frames: of the burst.
         load: gives one of them.
 
     Returns:
@@ -84,13 +88,16 @@ def choose_base(wanted: str | int, count: int, load: Callable[[int], Shot]) -> i
         InputError: another word, or an index that there is not.
 
     Example:
-        >>> choose_base("first", 3, lambda index: Shot(torch.zeros(1, 3, 4, 5)))
+        >>> choose_base("first", [], lambda index: Shot(torch.zeros(1, 3, 4, 5)))
         0
     """
     if wanted == "first":
         return 0
     if wanted == "sharpest":
-        return sharpest(count, load)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < count:
-        raise InputError(f"base must be sharpest, first, or a number from 0 to {count - 1}, got {wanted!r}")
-    return wanted
+        return sharpest(len(frames), load)
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        for index, frame in enumerate(frames):
+            if wanted in frame.places:
+                return index
+    last = max(place for frame in frames for place in frame.places)
+    raise InputError(f"base must be sharpest, first, or a number from 0 to {last}, got {wanted!r}")

@@ -27,13 +27,15 @@ class Source:
     """One frame of a burst that is not loaded yet.
 
     ``name`` is how an error names it, ``size`` its width and height upright. ``load`` reads it, or develops it if it is
-    RAW; ``load_raw`` gives the mosaic of a RAW photo and is None of others.
+    RAW; ``load_raw`` gives the mosaic of a RAW photo and is None of others. ``places`` are those of the frame and its
+    copies in the burst as it was named.
     """
 
     name: str
     size: tuple[int, int]
     load: Callable[[], io.Picture]
     load_raw: Callable[[], io.RawFrame] | None = None
+    places: tuple[int, ...] = (0,)
 
 
 def burst_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -85,18 +87,19 @@ def burst_sources(paths: Sequence[str | Path], note: Callable[[str], None] = lam
     raw, other = ([file for file in files if io.is_raw(file) == kind] for kind in (True, False))
     if raw and other:
         raise InputError(f"{raw[0]} is RAW and {other[0]} is not; the frames of a burst are of one kind")
-    return _of_one_size([_file_source(file) for file in _without_copies(files, note)])
+    return _of_one_size([_file_source(file, places) for file, places in _without_copies(files, note)])
 
 
-def _file_source(path: Path) -> Source:
+def _file_source(path: Path, places: Sequence[int]) -> Source:
     if io.is_raw(path):
         return Source(
             str(path),
             io.raw_size(path),
             lambda: io.Picture(io.read_raw(path), exif=io.raw_exif(path)),
             functools.partial(io.read_raw_frame, path),
+            tuple(places),
         )
-    return Source(str(path), io.image_size(path), functools.partial(io.read_image, path))
+    return Source(str(path), io.image_size(path), functools.partial(io.read_image, path), places=tuple(places))
 
 
 def _of_one_size(sources: list[Source]) -> list[Source]:
@@ -109,18 +112,20 @@ def _of_one_size(sources: list[Source]) -> list[Source]:
     return sources
 
 
-def _without_copies(files: list[Path], note: Callable[[str], None]) -> list[Path]:
+def _without_copies(files: list[Path], note: Callable[[str], None]) -> list[tuple[Path, list[int]]]:
+    """Each file once, with its places among all."""
     sizes = [(file.stat().st_size, _ending(file)) for file in files]
-    seen: dict[str, Path] = {}
-    kept = []
-    for file, size in zip(files, sizes, strict=True):
+    seen: dict[str, int] = {}
+    kept: list[tuple[Path, list[int]]] = []
+    for place, (file, size) in enumerate(zip(files, sizes, strict=True)):
         if sizes.count(size) > 1:
             with file.open("rb") as stream:
-                first = seen.setdefault(hashlib.file_digest(stream, "sha256").hexdigest(), file)
-            if first is not file:
-                note(f"{file} is a copy of {first} and is left out")
+                first = seen.setdefault(hashlib.file_digest(stream, "sha256").hexdigest(), len(kept))
+            if first < len(kept):
+                note(f"{file} is a copy of {kept[first][0]} and is left out")
+                kept[first][1].append(place)
                 continue
-        kept.append(file)
+        kept.append((file, [place]))
     return kept
 
 
@@ -142,7 +147,9 @@ def _clip_sources(path: Path, note: Callable[[str], None]) -> list[Source]:
                 break
             frames.append(frame)
     return [
-        Source(f"{path}, frame {index}", format.upright_size, functools.partial(_picture, frame, format))
+        Source(
+            f"{path}, frame {index}", format.upright_size, functools.partial(_picture, frame, format), places=(index,)
+        )
         for index, frame in enumerate(frames)
     ]
 

@@ -14,7 +14,7 @@ from msr import io
 from msr.errors import InputError
 from msr.pipelines.choose import Chosen, Model, choose_model
 from msr.pipelines.pixels import Image, describe, pack, unpack
-from msr.pipelines.progress import progress_bar
+from msr.pipelines.progress import Bar, Report, progress_bar
 from msr.pipelines.tiling import Tiles, choose_tile, join_within_memory
 
 
@@ -95,7 +95,7 @@ def upscale_image_files(
         dtype: likewise.
         tile: likewise.
         ensemble: likewise.
-        progress: whether to show a bar on a terminal.
+        progress: whether to show a bar on a terminal, and to say on standard error what a result had to leave out.
 
     Returns:
         What was written, in the order of the sources.
@@ -113,6 +113,7 @@ def upscale_image_files(
     targets = _targets(paths, Path(target))
     chosen = choose_model(("image",), scale, model, device, dtype, ensemble=ensemble)
     written = []
+    report = Bar() if progress else Report()
     with progress_bar("image", len(paths), "images", progress and len(paths) > 1) as advance:
         for path, result in zip(paths, targets, strict=True):
             started = time.perf_counter()
@@ -120,7 +121,8 @@ def upscale_image_files(
             height, width = picture.pixels.shape[0] * chosen.scale, picture.pixels.shape[1] * chosen.scale
             io.check_format(result, (height, width, *picture.pixels.shape[2:]))
             pixels = run_image(picture.pixels, chosen, tile, str(path))
-            io.write_image(result, pixels, picture.icc, picture.exif)  # type: ignore[arg-type]
+            _make_folder(result.parent)
+            io.write_image(result, pixels, picture.icc, picture.exif, report.note)  # type: ignore[arg-type]
             written.append(Written(result, width, height, 1, time.perf_counter() - started))
             advance()
     return written
@@ -140,7 +142,7 @@ def run_image(image: Image, chosen: Chosen, tile: int | None, name: str) -> Imag
             return enlarged
 
         large = join_within_memory(layout.size, side, chosen.halo, enlarge, chosen.scale)
-        return pack(large, alpha, layout)
+        return pack(large, alpha, layout, chosen.phase)
 
 
 def load_picture(path: Path) -> io.Picture:
@@ -152,12 +154,15 @@ def _targets(sources: list[Path], target: Path) -> list[Path]:
     """The name of each result, all of them checked before the first is made."""
     for source in sources:
         io.check_file(source)
-    if len(sources) == 1 and not target.is_dir():
+    try:
+        folder, exists = target.is_dir(), target.exists()
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from None
+    if len(sources) == 1 and not folder:
         targets = [target]
     else:
-        if target.exists() and not target.is_dir():
+        if exists and not folder:
             raise InputError(f"{target} is a file; {len(sources)} inputs need a folder to write to")
-        io.check_output(target)
         read_only = io.RAW_SUFFIXES + io.HEIF_SUFFIXES
         targets = [
             target / (source.with_suffix(".png").name if source.suffix.lower() in read_only else source.name)
@@ -166,11 +171,17 @@ def _targets(sources: list[Path], target: Path) -> list[Path]:
         if len(set(targets)) < len(targets):
             twice = next(path for path in targets if targets.count(path) > 1)
             raise InputError(f"two inputs would both be written to {twice}")
-        try:
-            target.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {target}: {error.strerror or error}") from None
+        if not exists:
+            io.check_output(target)
     for path in targets:
-        io.check_output(path, sources)
+        if folder or path == target:
+            io.check_output(path, sources)
         io.check_format(path, (1, 1))
     return targets
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from None

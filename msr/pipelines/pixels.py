@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msr.errors import InputError
-from msr.ops.resize import resize
+from msr.ops.resize import Phase, resize
 
 #: A picture as the public functions take and give it.
 Image = np.ndarray | Tensor
@@ -118,13 +118,14 @@ def unpack(image: Image, layout: Layout, name: str) -> tuple[Tensor, Tensor | No
     return rgb.contiguous(), unit[:, 3:] if layout.channels == 4 else None
 
 
-def pack(rgb: Tensor, alpha: Tensor | None, layout: Layout) -> Image:
+def pack(rgb: Tensor, alpha: Tensor | None, layout: Layout, phase: Phase = "centered") -> Image:
     """Put an enlarged picture into the form that its source had.
 
     Args:
         rgb: ``(1, 3, sH, sW)``, floating point; clipped to [0, 1].
         alpha: the source's alpha ``(1, 1, H, W)`` or None; enlarged by cubic convolution.
         layout: of the source.
+        phase: where the pixels of ``rgb`` lie, so that alpha lies there, too.
 
     Returns:
         An array or tensor of the source's dtype and number of channels; integers are rounded to nearest.
@@ -140,7 +141,7 @@ def pack(rgb: Tensor, alpha: Tensor | None, layout: Layout) -> Image:
     if layout.channels == 1:
         values = values.mean(1, keepdim=True)
     elif alpha is not None:
-        alpha = resize(alpha.to(values.device), size=(values.shape[2], values.shape[3]))
+        alpha = resize(alpha.to(values.device), size=(values.shape[2], values.shape[3]), phase=phase)
         values = torch.cat([values, alpha], 1)
     values = values.clamp(0, 1)[0]
     top = _top(layout.dtype)

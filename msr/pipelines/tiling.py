@@ -144,10 +144,11 @@ def plan_tiles(height: int, width: int, tile: int, halo: int) -> Tiles:
     Each tile covers at most ``tile`` pixels a side, fades into its neighbours over ``2 * FADE`` pixels and reads
     ``halo`` pixels beyond what it gives. With a halo of at least the receptive field the result is that of the whole
     picture up to rounding. Layers that pool over the whole picture (channel attention) see the tile instead: there the
-    tiles differ by the change of those means, and the fade spreads that difference so that no edge shows. With the
-    trained image model and tiles of 48 pixels, that is at most 1 of 255 on a photo (root mean square 0.04). With the
-    trained video model, whose state is joined and cut anew at each frame, and tiles of 96 pixels it is at most 0.92 of
-    255 on a clip of fast motion (root mean square 0.03); a test holds 1 of 255 on the clip of the examples.
+    tiles differ by the change of those means, and the fade spreads that difference so that no edge shows. With
+    image-x4 and tiles of 48 or 96 pixels, that is 3 to 24 of 255 at its largest on photos (root mean square 0.2 to
+    1.4). With the trained video model, whose state is joined and cut anew at each frame, and tiles of 96 pixels it is
+    at most 0.92 of 255 on a clip of fast motion (root mean square 0.03); a test holds 1 of 255 on the clip of the
+    examples.
 
     Args:
         height: of the picture in LR pixels.
@@ -231,7 +232,7 @@ def join_within_memory(
         ``(1, 3, sH, sW)``, as ``Tiles.join``.
 
     Raises:
-        WorkError: the smallest tiles need more memory than there is.
+        WorkError: the smallest tiles need more memory than there is, or the result is not finite.
 
     Example:
         >>> x = torch.rand(1, 3, 50, 60)
@@ -242,7 +243,10 @@ def join_within_memory(
     while True:
         tiles = plan_tiles(*size, tile, halo)
         try:
-            return tiles.join(functools.partial(run, tiles), scale)
+            joined = tiles.join(functools.partial(run, tiles), scale)
+            if not all(bool(end.isfinite()) for end in joined.aminmax()):
+                raise WorkError("the network's result is not finite (NaN or infinity); with dtype float32 it may be")
+            return joined
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

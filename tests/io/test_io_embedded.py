@@ -39,6 +39,9 @@ def test_jpeg_keeps_the_colours_of_single_pixels(tmp_path: Path) -> None:
     assert kind == "image/jpeg"
     assert back.icc == profile()
     assert np.abs(back.pixels.astype(int) - stripes).max() <= 20
+    long = profile() + bytes(100_000)
+    (tmp_path / "a.jpg").write_bytes(encode_picture(stripes, 95, long)[1])
+    assert read_image(tmp_path / "a.jpg").icc == long
     assert len(encode_picture(picture(), 50)[1]) < len(encode_picture(picture(), 95)[1])
 
 

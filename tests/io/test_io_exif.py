@@ -1,5 +1,6 @@
 """EXIF and colour profiles go from picture to picture; sizes are known without decoding; HEIF in, OpenEXR out."""
 
+import re
 import struct
 import sys
 from pathlib import Path
@@ -85,10 +86,24 @@ def test_what_is_damaged_in_exif_is_left_out() -> None:
     assert read_children(kept, first, 34665)[0][33434].numbers == (1, 250)
 
 
-def test_exif_that_jpeg_cannot_hold_is_left_out(tmp_path: Path) -> None:
-    first = {271: make_tag(ASCII, "Maker"), 270: make_tag(UNDEFINED, bytes(70_000))}
+def test_tags_that_lie_upon_each_other_do_not_add_up() -> None:
+    """Else a small file would be read as gigabytes."""
+    count, long = 1000, 1 << 20
+    entries = b"".join(struct.pack("<HHII", 1000 + index, UNDEFINED, long, 0) for index in range(count))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(long)
+    assert sum(len(tag.data) for tag in read_directory(data).values()) == 4 * long
+    assert read_directory(data, None, (1500,)).keys() == {1500}
+    own = {34665: make_tag(LONG, [8])}
+    kept = collect_exif(data[:4] + struct.pack("<I", len(data)) + data[8:] + pack_tags(own, {}, len(data)))
+    assert kept is not None
+    assert len(kept) < 5 * long
+
+
+@pytest.mark.parametrize("size", [70_000, 1_100_000])
+def test_exif_that_is_too_long_is_left_out(tmp_path: Path, size: int) -> None:
+    first = {271: make_tag(ASCII, "Maker"), 270: make_tag(UNDEFINED, bytes(size))}
     exif = b"II*\0\x08\0\0\0" + pack_tags(first, {}, 8)
-    for name, expected in (("a.jpg", None), ("a.png", "Maker")):
+    for name, expected in (("a.jpg", None), ("a.png", "Maker" if size < 1 << 20 else None)):
         write_image(tmp_path / name, picture(), None, exif)
         with Image.open(tmp_path / name) as back:
             assert back.getexif().get(271) == expected
@@ -111,6 +126,37 @@ def test_a_colour_profile_is_written_where_it_fits(tmp_path: Path, name: str, pi
         with Image.open(tmp_path / name) as back:
             assert back.info.get("icc_profile") == expected
         assert read_image(tmp_path / name).icc == expected
+
+
+@pytest.mark.parametrize("size", [65_519, 65_520, 200_000])
+@pytest.mark.parametrize("name", ["a.jpg", "a.jfif", "a.png", "a.webp", "a.tif"])
+def test_a_long_colour_profile_is_kept(tmp_path: Path, name: str, size: int) -> None:
+    icc = struct.pack(">I", size) + profile()[4:] + bytes(size - len(profile()))
+    exif, said = collect_exif(exif_block()), []
+    write_image(tmp_path / name, picture(), icc, exif, said.append)
+    back = read_image(tmp_path / name)
+    with Image.open(tmp_path / name) as other:
+        assert other.info["icc_profile"] == icc
+        assert other.getexif()[271] == "Maker"
+    assert (back.icc, back.exif, said) == (icc, exif, [])
+    assert np.abs(back.pixels.astype(int) - picture()).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "icc", "says"),
+    [
+        ("a.bmp", profile(), r"a\.bmp is without the colour profile of its source, for \.bmp holds none"),
+        ("a.exr", profile(), r"\.exr holds none"),
+        ("a.png", profile(b"GRAY"), "that is of GRAY"),
+        ("a.jpg", profile() + bytes(255 * 65_519), "it is too long"),
+        ("a.png", profile()[:100], "broken"),
+    ],
+)
+def test_a_colour_profile_that_is_left_out_is_told(tmp_path: Path, name: str, icc: bytes, says: str) -> None:
+    said: list[str] = []
+    write_image(tmp_path / name, picture(), icc, None, said.append)
+    assert len(said) == 1
+    assert re.search(says, said[0])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 from made import picture
+from PIL import Image
 
 from msr.errors import InputError, WorkError
-from msr.io import MAX_PIXELS, Picture, check_output, convert_depth, read_image, whole, write_image
+from msr.io import MAX_PIXELS, Picture, check_output, convert_depth, image_size, read_image, whole, write_image
 
 DEEP = convert_depth(picture(), "uint16") + np.arange(64, dtype=np.uint16)[:, None]
 ALPHA = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64, 1)
@@ -64,6 +65,74 @@ def test_float_stays_in_tiff_and_is_rounded_elsewhere(tmp_path: Path) -> None:
 def test_a_tiff_written_by_another_program_reads_in_rgb_order(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb")
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, picture())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiffs_of_other_layouts_mean_the_same(tmp_path: Path, order: str, big: bool, dtype: type) -> None:
+    path, top = tmp_path / "a.tif", 1 if dtype == np.float32 else np.iinfo(dtype).max
+    rgba = (np.concatenate([picture(), (128 + ALPHA % 128).astype(np.uint8)], 2) / 255 * top).astype(dtype)
+    multiplied = rgba / top * np.concatenate([np.repeat(rgba[..., 3:], 3, 2), np.full_like(rgba[..., 3:], top)], 2)
+    multiplied = (multiplied if top == 1 else np.rint(multiplied)).astype(dtype)
+    kind: dict = {"byteorder": order, "bigtiff": big}
+    tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unassalpha"], **kind)
+    np.testing.assert_array_equal(read_image(path).pixels, rgba)
+    tifffile.imwrite(path, multiplied, photometric="rgb", extrasamples=["assocalpha"], **kind)
+    np.testing.assert_allclose(read_image(path).pixels, rgba, atol=1e-6 * top if top == 1 else 1)
+    tifffile.imwrite(path, rgba[..., 0], photometric="miniswhite", **kind)
+    np.testing.assert_array_equal(read_image(path).pixels, top - rgba[..., 0])
+    planes = rgba[..., :3].transpose(2, 0, 1).copy()
+    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", **kind)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(read_image(path).pixels, rgba[..., :3])
+    else:
+        with pytest.raises(InputError, match=r"a\.tif .* planes"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind", "says"),
+    [
+        (DEEP[..., :2], {"photometric": "minisblack", "extrasamples": ["unassalpha"]}, "gray TIFF with alpha"),
+        (DEEP.astype(np.float16) / 65504, {"photometric": "rgb"}, "16-bit floating point, which is not read"),
+        (np.repeat(DEEP[..., :1], 4, 2), {"photometric": "separated"}, "CMYK TIFF of 4 channels of 16-bit samples"),
+        (np.repeat(DEEP[..., :1], 5, 2), {"photometric": "rgb"}, "5 channels of 16-bit samples, which is not read"),
+    ],
+)
+def test_tiffs_that_are_not_read_are_not_called_damaged(
+    tmp_path: Path, pixels: np.ndarray, kind: dict, says: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, planarconfig="contig", **kind)
+    with pytest.raises(InputError, match=says):
+        read_image(tmp_path / "a.tif")
+
+
+def test_no_alpha_is_made_up(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.repeat(picture()[..., :1], 4, 2), photometric="separated")
+    Image.fromarray(picture()).save(
+        tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(255 - picture())], lossless=True
+    )
+    for name in ("a.tif", "a.webp"):
+        assert read_image(tmp_path / name).pixels.shape == (48, 64, 3)
+
+
+def test_the_alpha_of_a_tiff_is_one_for_other_programs(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.tif", np.concatenate([picture(), ALPHA.astype(np.uint8)], 2))
+    with Image.open(tmp_path / "a.tif") as other:
+        assert other.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(other)[..., :3], picture())
+
+
+def test_the_first_of_two_widths_counts(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.tif", picture(128, 160)[..., 0])
+    data = (tmp_path / "a.tif").read_bytes()
+    at = struct.unpack_from("<I", data, 4)[0]
+    wide = data[at + 2 : at + 14]
+    for entry in (wide, wide[:8] + struct.pack("<I", 2)):  # instead of the last tag, SampleFormat
+        (tmp_path / "a.tif").write_bytes(data[: at + 2 + 11 * 12] + entry + data[at + 2 + 12 * 12 :])
+        assert image_size(tmp_path / "a.tif") == (160, 128)
+        assert read_image(tmp_path / "a.tif").pixels.shape == (128, 160)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
@@ -168,6 +237,12 @@ def test_missing_file_folder_and_wrong_suffix(tmp_path: Path) -> None:
         write_image(tmp_path / "a.jpg", np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(InputError, match="16383"):
         write_image(tmp_path / "a.webp", np.zeros((1, 20_000), np.uint8))
+
+
+@pytest.mark.parametrize("length", [200, 240, 251])
+def test_the_longest_names_are_written(tmp_path: Path, length: int) -> None:
+    write_image(tmp_path / ("a" * length + ".png"), picture())
+    assert [len(path.name) for path in tmp_path.iterdir()] == [length + 4]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

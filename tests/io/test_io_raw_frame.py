@@ -99,10 +99,12 @@ def test_a_dng_of_another_program_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("top", "left", "pattern"), [(1, 0, "gbrg"), (0, 1, "grbg"), (3, 1, "bggr"), (2, 2, "rggb")])
 def test_the_pattern_counts_from_the_active_area(tmp_path: Path, top: int, left: int, pattern: str) -> None:
-    written = frame("rggb", smooth(34, 50), black=(64,) * 4)
+    written = frame("rggb", smooth(34, 50))
     patched(tmp_path / "a.dng", written, {50829: make_tag(LONG, [top, left, 33, 48])})
     back = read_raw_frame(tmp_path / "a.dng")
     assert back.pattern == pattern
+    levels = np.reshape(written.black, (2, 2))  # from the corner of the area
+    assert back.black == tuple(levels[(top % 2 + y) % 2, (left % 2 + x) % 2] for y in (0, 1) for x in (0, 1))
     height, width = back.mosaic.shape  # LibRaw begins at an even row and column
     even = np.s_[top + top % 2 :, left + left % 2 :]
     np.testing.assert_array_equal(back.mosaic, written.mosaic[even][:height, :width])
@@ -198,6 +200,24 @@ def test_impossible_photos_end_in_one_sentence(tmp_path: Path, tags: dict[int, T
     with pytest.raises(InputError, match=r"a\.dng") as caught:
         read_raw_frame(tmp_path / "a.dng")
     assert "\n" not in str(caught.value)
+
+
+def test_a_filter_of_4x4_is_not_taken_for_bayer(tmp_path: Path) -> None:
+    quad = bytes(np.repeat(np.repeat([[0, 1], [1, 2]], 2, 0), 2, 1).astype(np.uint8))
+    patched(tmp_path / "a.dng", frame(), {33421: make_tag(SHORT, [4, 4]), 33422: make_tag(BYTE, quad)})
+    for read in (read_raw, read_raw_frame):
+        with pytest.raises(InputError, match=r"a\.dng has a colour filter of 4x4 pixels, which is not read"):
+            read(tmp_path / "a.dng")
+
+
+def test_without_a_white_balance_daylight_counts_everywhere(tmp_path: Path) -> None:
+    matrix = {50721: make_tag(SRATIONAL, [9000, 10000, -3000, 10000, 0, 1, -4000, 10000, 12000, 10000, 1000, 10000,
+                                          0, 1, 1000, 10000, 4000, 10000])}  # fmt: skip
+    patched(tmp_path / "a.dng", frame(rgb=np.full((32, 48, 3), 0.2, np.float32)), matrix | {50728: Tag(BYTE, b"")})
+    made = read_raw_frame(tmp_path / "a.dng")
+    assert made.white_balance != (1, 1, 1)
+    expected = develop(np.full((4, 4, 3), 0.2, np.float32), made, "uint16")[0, 0]
+    np.testing.assert_allclose(np.median(read_raw(tmp_path / "a.dng"), (0, 1)), expected, rtol=0.01)
 
 
 DOUBTFUL = {

@@ -1,6 +1,8 @@
 """Bursts of picture files, and clips, merge to one picture."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -157,6 +159,36 @@ def test_the_sharpest_frame_is_the_base(tmp_path: Path) -> None:
         assert not np.array_equal(results[1], results[0])
 
 
+def test_the_base_is_counted_with_the_copies(tmp_path: Path) -> None:
+    paths = shots(tmp_path, 3)
+    named = [paths[0], shutil.copy(paths[0], tmp_path / "copy.png"), *paths[1:]]
+    for base, same in ((1, 0), (2, 1), (3, 2)):
+        merge_burst_files(named, tmp_path / "a.png", 1, options=BurstOptions("handheld", base))
+        merge_burst_files(paths, tmp_path / "b.png", 1, options=BurstOptions("handheld", same))
+        np.testing.assert_array_equal(*(read_image(tmp_path / name).pixels for name in ("a.png", "b.png")))
+    with pytest.raises(InputError, match="from 0 to 3, got 4"):
+        merge_burst_files(named, tmp_path / "a.png", 1, options=BurstOptions("handheld", 4))
+
+
+@pytest.mark.parametrize("options", [BurstOptions(), HANDHELD, LEARNED])
+@pytest.mark.parametrize("count", [1, 2])
+def test_alpha_for_jpeg_is_refused_before_the_work(tmp_path: Path, options: BurstOptions, count: int) -> None:
+    for index in range(count):
+        write_image(tmp_path / f"{index}.png", np.roll(np.repeat(picture()[..., :1], 4, 2), index, 1))
+    report = Notes()
+    with pytest.raises(InputError, match=r"a\.jpg: JPEG holds no alpha"):
+        merge_burst_files([tmp_path], tmp_path / "a.jpg", options=options, progress=report)
+    assert report.done == 0
+
+
+@pytest.mark.parametrize("options", [HANDHELD, LEARNED])
+def test_a_gray_frame_among_colours_is_named(tmp_path: Path, options: BurstOptions) -> None:
+    paths = shots(tmp_path, 3)
+    write_image(paths[1], picture()[..., 0])
+    with pytest.raises(InputError, match=r"1\.png has 1 channels, expected 3 channels as .*0\.png"):
+        merge_burst_files(paths, tmp_path / "a.png", options=options)
+
+
 def test_one_frame_is_a_single_picture(tmp_path: Path) -> None:
     write_image(tmp_path / "0.png", picture())
     for scale, factor in ((None, 4), (2, 2), (1.5, 1.5)):
@@ -211,6 +243,14 @@ def test_a_page_explains_the_merge(tmp_path: Path, kind: str) -> None:
     page = (tmp_path / "page.html").read_text()
     assert all(path.name in page for path in paths)
     assert "data:image/" in page
+
+
+def test_a_page_names_files_in_any_bytes(tmp_path: Path) -> None:
+    paths = [path.rename(tmp_path / os.fsdecode(b"caf\xe9" + path.name.encode())) for path in shots(tmp_path, 2)]
+    merge_burst_files(
+        paths, tmp_path / "a.png", 2, options=dataclasses.replace(HANDHELD, explain=tmp_path / "page.html")
+    )
+    assert "caf?0.png" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_clip_is_a_burst(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from msr.degradation import compress_jpeg
 from msr.errors import InputError
 from msr.ops.resize import resize
 from msr.pipelines.handheld import Shot, merge_shots, sharpest, write_explanation
-from msr.pipelines.handheld.noise import noise_between
+from msr.pipelines.handheld.noise import estimate_noise, noise_between
 from msr.pipelines.handheld.robustness import guide_of
 
 SCALE, HEIGHT, WIDTH = 2, 96, 128
@@ -166,6 +166,14 @@ def test_noisy_compressed_frames_count() -> None:
     merged, single = merge_shots(frames, SCALE), merge_shots(frames[:1], SCALE).image
     assert all(use.trust is None or float(use.trust.mean()) > 0.6 for use in merged.frames)
     assert psnr(merged.image, looked_at(scene(), SHIFTS[0])) > psnr(single, looked_at(scene(), SHIFTS[0])) + 4.0
+
+
+@pytest.mark.parametrize("mosaic", [None, "rggb"])
+def test_a_frame_that_is_clipped_all_over_has_no_noise(mosaic: str | None) -> None:
+    for value in (0.0, 1.0):
+        a, b = estimate_noise(torch.full((1, 1 if mosaic else 3, 96, 128), value), mosaic)
+        assert a == 0
+        assert 0 < b < 1e-6
 
 
 def test_noise_is_not_taken_from_a_frame_of_something_else() -> None:

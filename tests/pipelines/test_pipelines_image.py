@@ -1,17 +1,19 @@
 """Pictures of every kind come back of their kind, from memory and from files, whole or in tiles."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made import dng, picture, weights
-from PIL import Image
+from PIL import Image, ImageCms
 from pipelines.networks import Convolutions, Running, stirred
 
 import msr
-from msr.errors import InputError
+from msr.errors import InputError, WorkError
 from msr.io import convert_depth, read_image, write_image
+from msr.models import build_model
 from msr.ops import resize
 from msr.pipelines import tiling, upscale_image_files
 from msr.pipelines.tiling import choose_tile, plan_tiles
@@ -70,6 +72,15 @@ def test_when_memory_is_out_tiles_are_halved() -> None:
     assert np.abs(result.astype(int) - msr.upscale_image(pixels, model=MODEL)).max() <= 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_result_that_is_not_finite_is_an_error(value: float, tile: int | None) -> None:
+    broken = Convolutions().requires_grad_(False)
+    broken.forward = lambda x: resize(x, scale=2).index_fill(2, torch.tensor([3]), value)  # type: ignore[method-assign]
+    with pytest.raises(WorkError, match="not finite"):
+        msr.upscale_image(picture(), model=broken, tile=tile)
+
+
 def test_gray_stays_gray() -> None:
     gray = picture()[..., 0]
     expected = direct(np.repeat(gray[..., None], 3, 2)).mean(2)
@@ -89,6 +100,15 @@ def test_alpha_is_enlarged_beside_the_colours() -> None:
     np.testing.assert_array_equal(result[..., :3], msr.upscale_image(picture(), model=MODEL))
     enlarged = resize(torch.from_numpy(alpha[..., 0])[None, None] / 255, scale=2)[0, 0].clamp(0, 1).numpy()
     np.testing.assert_allclose(result[..., 3] / 255, enlarged, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("kind", ["image", "burst"])
+def test_alpha_lies_where_the_colours_lie(kind: str) -> None:
+    model = build_model(kind, {"channels": 8, "blocks": 1, "scale": 2, "phase": "corner"})  # enlarges by cubic
+    gray = np.repeat(picture()[..., :1], 4, 2)
+    result = msr.upscale_image(gray, model=model) if kind == "image" else msr.merge_burst([gray], model=model)
+    assert isinstance(result, np.ndarray)
+    assert np.abs(result[..., 3].astype(int) - result[..., 0])[4:-4, 4:-4].max() <= 2
 
 
 def test_views_and_read_only_arrays_are_taken() -> None:
@@ -242,6 +262,16 @@ def test_files_keep_depth_alpha_and_gray(tmp_path: Path) -> None:
         np.testing.assert_array_equal(result, msr.upscale_image(pixels, model=model))
 
 
+def test_a_profile_that_is_left_out_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = Image.fromarray(np.dstack([picture()[..., 0]] * 2), "LA")
+    gray.save(tmp_path / "a.png", icc_profile=icc[:16] + b"GRAY" + icc[20:])
+    upscale_image_files([tmp_path / "a.png"], tmp_path / "b.png", model=MODEL, progress=True)
+    assert re.search(r"b\.png is without the colour profile .* GRAY", capfd.readouterr().err)
+    upscale_image_files([tmp_path / "a.png"], tmp_path / "b.png", model=MODEL)
+    assert not capfd.readouterr().err
+
+
 def test_raw_photos_become_pictures(tmp_path: Path) -> None:
     upscale_image_files([dng(tmp_path / "a.dng")], tmp_path / "a.png", model=weights(tmp_path, "image", scale=2))
     result = read_image(tmp_path / "a.png").pixels
@@ -267,6 +297,17 @@ def test_targets_that_do_not_fit_are_refused_before_the_work(tmp_path: Path) -> 
         with pytest.raises(InputError, match=says):
             upscale_image_files(sources, target, model=model)
     assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_a_folder_is_made_for_the_first_result(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    Image.fromarray(picture()).save(tmp_path / "a.jfif", "JPEG")
+    for sources in (["bad.png", "a.jfif"], ["a.jfif", "bad.png"]):
+        with pytest.raises(InputError, match=r"bad\.png"):
+            upscale_image_files([tmp_path / name for name in sources], tmp_path / "out", model=MODEL)
+        assert (tmp_path / "out").exists() == (sources[0] == "a.jfif")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jfif"]
+    assert read_image(tmp_path / "out" / "a.jfif").pixels.shape == (96, 128, 3)
 
 
 @pytest.mark.parametrize("target", ["b.jpg", "b.png", "b.tif", "b.webp"])

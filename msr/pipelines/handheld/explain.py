@@ -74,7 +74,7 @@ def write_explanation(
         *(_frame(use, names[use.index], base.size, show) for use in uses),
         "</main></body></html>\n",
     ]
-    with io.whole(target) as part, part.open("w", encoding="utf-8") as page:
+    with io.whole(target) as part, part.open("w", encoding="utf-8", errors="replace") as page:
         page.writelines(parts)
 
 

@@ -59,7 +59,7 @@ def estimate_noise(pixels: Tensor, mosaic: str | None) -> tuple[float, float]:
     if not levels:
         return 0.0, max(1e-8, float(power.median()))
     x, y = torch.stack(levels).double(), torch.stack(variances).double()
-    weight = 1.0 / (y + y.mean() * 0.1) ** 2
+    weight = 1.0 / (y + y.mean() * 0.1).clamp(min=1e-10) ** 2  # a frame that is clipped all over has no noise at all
     mx, my = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
     slope = float((weight * (x - mx) * (y - my)).sum() / ((weight * (x - mx) ** 2).sum() + 1e-12))
     slope = min(max(slope, 0.0), float((y / x.clamp(min=1e-3)).min()))
