@@ -1,5 +1,6 @@
 """Weights files: a round trip, and files that no one should trust."""
 
+import itertools
 import json
 import os
 import pickle
@@ -160,6 +161,19 @@ def test_results_reduced_again_are_what_was_given(card: ModelCard) -> None:
     shift = (back - given).mean(dim=(0, 2, 3)).abs().max().item()
     assert shift < 0.5 / 255  # no colour is drawn aside
     assert psnr(back, given) > 34.0
+
+
+@pytest.mark.parametrize("card", [c for c in available_models() if c.kind != "burst-raw"], ids=lambda card: card.name)
+def test_flat_saturated_colours_stay_what_they_are(card: ModelCard) -> None:
+    """As in logos and drawings: what has seen photos alone may add anything there."""
+    model = load_model(card.name)
+    colors = torch.tensor([c for c in itertools.product((0.0, 0.25, 0.5, 1.0), repeat=3) if 0.0 in c and 1.0 in c])
+    given = colors[:, :, None, None].expand(-1, 3, 16, 16).contiguous()
+    frames = given[:, None].expand(-1, 2, -1, -1, -1)
+    with torch.inference_mode():
+        result = {"image": lambda: model(given), "video": lambda: model(frames)[:, 1], "burst": lambda: model(frames)}
+        off = (result[card.kind]().clamp(0, 1) - colors[:, :, None, None]).abs().max().item()
+    assert off < {"image": 24, "video": 48, "burst": 24}[card.kind] / 255  # most of it at the border
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_crops_are_reduced_by_up_to_the_shrink(tmp_path: Path) -> None:
     assert tight.crop(50, rng).shape == (50, 50, 3)  # out of all 60 rows at most
 
 
+def test_some_crops_are_drawn(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.full((60, 60, 3), 77, np.uint8))
+    photos, rng = PhotoSet(tmp_path, minimum=16, drawn=0.3), np.random.default_rng(0)
+    crops = [photos.crop(16, rng) for _ in range(200)]
+    drawn = [crop for crop in crops if (crop != 77).any()]
+    assert 40 < len(drawn) < 80
+    assert {crop.shape for crop in drawn} == {(16, 16, 3)}
+    assert sum(len(np.unique(crop.reshape(-1, 3), axis=0)) == 1 for crop in drawn) > 10  # of one colour
+    assert np.mean([(crop == 0).any() and (crop == 255).any() for crop in drawn]) > 0.5  # saturated
+
+
 def test_cache_stays_within_its_limit(tmp_path: Path) -> None:
     size = 40 * 40 * 3
     for seed in range(5):
