@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from msr.ops._arguments import is_whole
 from msr.ops._layout import empty_like, memory_format
 from msr.ops._transforms import by_reference
 
@@ -89,12 +89,12 @@ def _targets(
         raise ValueError(f"resize expects exactly one of scale and size, got {scale} and {size}")
     height, width = x.shape[-2:]
     if scale is not None:
-        if not isinstance(scale, int | float | np.number):
+        if isinstance(scale, Sequence):
             raise ValueError(f"resize expects a number as scale, got {scale!r}")
         if not _LEAST <= scale < math.inf:
             raise ValueError(f"resize expects a finite scale of at least {_LEAST}, got {scale}")
         size = (math.ceil(height * scale), math.ceil(width * scale))
-    elif not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(n, int | np.integer) for n in size):
+    elif not isinstance(size, Sequence) or len(size) != 2 or not all(map(is_whole, size)):
         raise ValueError(f"resize expects a size (height, width) in pixels, got {size!r}")
     assert size is not None
     if min(size) < 1 or min(height, width) < 1:
