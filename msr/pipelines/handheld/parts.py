@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Barrier
 
 import torch
 
@@ -70,7 +71,16 @@ def in_parts(height: int, rows: int, device: torch.device, work: Callable[[int, 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that wait for work, for to start them takes as long as some work does; each computes alone."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=_compute_alone)
+    # All start now: what a late one asks for would count for the caller, too.
+    all_there = Barrier(threads)
+    wait([pool.submit(all_there.wait) for _ in range(threads)])
+    return pool
+
+
+def _compute_alone() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes the number at its first question, by then perhaps the caller's
 
 
 # A fork has none of the threads.
