@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, WorkError
 from msr.io.described import main_video, reason
 from msr.io.encoders import CONTAINERS
 from msr.io.format import ClipFormat
@@ -91,8 +91,10 @@ def assemble(
             if origin is not None and copied is not None:
                 with av.open(str(part)) as result:
                     notes += unsaid(origin, copied, result)
-        except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
+        except OSError as error:
             raise WorkError(f"cannot write {target}: {reason(error)}") from None
+        except (av.error.FFmpegError, ValueError, OverflowError) as error:
+            raise LastingError(f"cannot write {target}: {reason(error)}") from None
     return notes
 
 

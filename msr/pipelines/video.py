@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from msr import io
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, MsrError
 from msr.pipelines.choose import MAX_OUTPUT_PIXELS, Chosen, Model, choose_model, nearest_scale
 from msr.pipelines.clip import Plan, pipe_writer, run_clip, segment_writer
 from msr.pipelines.image import Written
-from msr.pipelines.job import Job, describe_model, describe_source
+from msr.pipelines.job import Job, describe_model, describe_source, job_folder
 from msr.pipelines.pixels import Image, Layout, describe, pack, unpack
 from msr.pipelines.progress import Bar, Report
 from msr.pipelines.scenes import thumbnail
@@ -207,17 +207,19 @@ def _run_job(
         return _assemble(job, clip, source, plan, options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(job)) from None
-    except WorkError as error:
-        kept = _how_to_go_on(job)
-        raise WorkError(f"{error}; {kept}" if kept else str(error)) from None
+    except MsrError as error:
+        lasting = isinstance(error, InputError | LastingError)
+        kept = _how_to_go_on(job, "for --resume" if lasting else "")
+        raise type(error)(f"{error}; {kept}" if kept else str(error)) from None
 
 
 def _label(source: Path) -> str:
     return "standard input" if str(source) == "-" else source.name
 
 
-def _how_to_go_on(job: Job) -> str:
-    return f"{job.frames} frames are done and kept; the same command with --resume goes on" if job.segments else ""
+def _how_to_go_on(job: Job, how: str = "") -> str:
+    how = f" {how}" if how else "; the same command with --resume goes on"
+    return f"{job.frames} frames are done and kept{how}" if job.segments else ""
 
 
 def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions) -> list[str]:
@@ -296,7 +298,9 @@ def _check(source: Path, target: Path, suffix: str) -> list[str]:
         io.check_output(target, [] if str(source) == "-" else [source])
         if not suffix and target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} exists; a folder of frames is written to a new or empty one")
-        if suffix and not io.is_pattern(target):
+        if io.is_pattern(target):
+            io.check_free(target, sorted(job_folder(target).glob("[0-9]*.mkv")))
+        elif suffix:
             io.check_video_suffix(target)
             if target.is_dir():
                 raise InputError(f"{target} is a folder; a file name is expected")

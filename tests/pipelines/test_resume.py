@@ -232,6 +232,25 @@ def test_pictures_are_resumed_too(stock: Path, tmp_path: Path) -> None:
     assert [(target / name).read_bytes() for name in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
 
 
+def test_a_picture_that_appeared_meanwhile_is_not_replaced(stock: Path, tmp_path: Path) -> None:
+    target, asked = tmp_path / "%06d.png", {"model": stock / "tiny-video.safetensors"}
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(stock / "a.mp4", target, **asked, options=options(), progress=Stop(10, KeyboardInterrupt()))  # type: ignore[arg-type]
+    # Killed while it joined: one of the pictures is in its place already, and does not stand in the way.
+    os.link(job_folder(target) / "000000.mkv" / "000001.png", tmp_path / "000001.png")
+
+    class Meanwhile(Report):
+        def advance(self) -> None:
+            (tmp_path / "000005.png").write_bytes(b"mine")
+
+    with pytest.raises(InputError, match=r"000005\.png exists.*; 14 frames are done and kept"):
+        msr.upscale_video(stock / "a.mp4", target, **asked, options=options(resume=True), progress=Meanwhile())  # type: ignore[arg-type]
+    assert (tmp_path / "000005.png").read_bytes() == b"mine"
+    (tmp_path / "000005.png").unlink()
+    msr.upscale_video(stock / "a.mp4", target, **asked, options=options(resume=True))  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 14
+
+
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen]]:
     """Processes that do not outlive the test."""
