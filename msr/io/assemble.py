@@ -19,7 +19,7 @@ from msr.io.format import ClipFormat
 from msr.io.matroska import ROOM, set_display_size, with_static_hdr
 from msr.io.output import whole
 from msr.io.packets import Cut, Joined
-from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, spelled, unsaid
+from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, kind, open_source, own_keys, spelled, unsaid
 
 #: The greatest time scale that MP4 has room for.
 _LARGEST_SCALE = (1 << 31) - 1
@@ -85,7 +85,14 @@ def assemble(
                 cut = Cut(joined, origin, start, duration)
                 if origin is not None:
                     out.set_chapters(cut.chapters(origin.chapters()))
+                out.start_encoding()  # from here on the streams count time as the container does
                 _mux(out, joined.packets(video, cut), cut.packets(origin, chosen, copies))
+                for stream in chosen:
+                    if count := cut.moved.get(stream.index):
+                        notes.append(
+                            f"times of the {kind(stream)} (stream {stream.index}) repeat or go back ({count} of them); "
+                            "their packets follow those before them"
+                        )
             if _lacks_aspect(video, clip, suffix):
                 set_display_size(part, title, clip)
             if origin is not None and copied is not None:

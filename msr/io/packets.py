@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from msr.errors import WorkError
+from msr.errors import LastingError
 from msr.io.captions import changed_form, in_form
 from msr.io.format import ClipFormat
 from msr.io.segment import START
@@ -43,11 +43,11 @@ class Joined:
         for path in self._segments:
             with av.open(str(path)) as container:
                 if container.streams.video[0].codec_context.extradata != self._extradata:
-                    raise WorkError(f"{path} was written by another encoder than the first segment")
+                    raise LastingError(f"{path} was written by another encoder than the first segment")
                 start, length = _start(container, path), _length(container, path)
                 packets = [packet for packet in container.demux(video=0) if packet.size]
                 if any(packet.pts is None for packet in packets):
-                    raise WorkError(f"{path} is damaged: a frame without a time")
+                    raise LastingError(f"{path} is damaged: a frame without a time")
                 times = sorted(packet.pts + start for packet in packets)  # type: ignore[operator]
                 shown += times
                 following = dict(zip(times, [*times[1:], start + length], strict=True))
@@ -68,25 +68,29 @@ def _check_whole(path: Path) -> None:
         at = head.find(b"\x18\x53\x80\x67") + 4  # the master element "Segment", its size in eight bytes
         declared = at + 8 + int.from_bytes(head[at + 1 : at + 8], "big")
         if at < 4 or head[at : at + 1] != b"\x01" or file.seek(0, 2) != declared:
-            raise WorkError(f"{path} is no segment of msr, or is damaged")
+            raise LastingError(f"{path} is no segment of msr, or is damaged")
 
 
 def _start(container: av.container.InputContainer, path: Path) -> int:
     try:
         return int(container.metadata[START])
     except (KeyError, ValueError):
-        raise WorkError(f"{path} is no segment of msr, or is damaged") from None
+        raise LastingError(f"{path} is no segment of msr, or is damaged") from None
 
 
 def _length(container: av.container.InputContainer, path: Path) -> int:
     """In ticks, which the file takes for milliseconds and FFmpeg gives in microseconds."""
     if not container.duration:
-        raise WorkError(f"{path} is damaged: its length is missing")
+        raise LastingError(f"{path} is damaged: its length is missing")
     return round(container.duration / 1000)
 
 
 class Cut:
-    """The stretch of the source that is written, and where its time begins."""
+    """The stretch of the source that is written, and where its time begins.
+
+    ``moved`` counts, by the index of the stream in the source, the packets that were decoded no later than the one
+    before and now follow it: no muxer takes such times.
+    """
 
     def __init__(
         self, joined: Joined, origin: av.container.InputContainer | None, start: float, duration: float | None
@@ -95,6 +99,7 @@ class Cut:
         self.origin = Fraction(0)
         self._begin: Fraction | None = None
         self._end: Fraction | None = None
+        self.moved: dict[int, int] = {}
         if start:
             self.origin = self._begin = joined.first * base
         elif origin is not None and origin.format.name in ("mpegts", "mpeg", "mpegtsraw") and origin.start_time:
@@ -126,6 +131,7 @@ class Cut:
         wanted = [stream for stream in chosen if copies[stream.index].type != "attachment"]
         if origin is None or not wanted:
             return
+        last: dict[int, tuple[int, Fraction]] = {}
         for packet in origin.demux(wanted):
             base = packet.time_base
             if not packet.size or not base:
@@ -141,9 +147,13 @@ class Cut:
             written = in_form(packet, form) if form else packet
             if written is None:
                 continue
+            index = packet.stream.index
+            if written.dts is not None:
+                last[index], moved = _in_order(written, stream, last.get(index))
+                self.moved[index] = self.moved.get(index, 0) + moved
             written.stream = stream
-            time = packet.dts if packet.dts is not None else packet.pts
-            yield (time or 0) * base, written
+            time = written.dts if written.dts is not None else written.pts
+            yield (time or 0) * (written.time_base or base), written
 
     def _fit(self, packet: av.Packet, base: Fraction) -> bool:
         """Shift a packet to the target's time; whether it lies in the stretch."""
@@ -165,3 +175,34 @@ class Cut:
         packet.pts = None if packet.pts is None else packet.pts - shift
         packet.dts = None if packet.dts is None else packet.dts - shift
         return True
+
+
+def _in_order(packet: av.Packet, stream: Any, before: tuple[int, Fraction] | None) -> tuple[tuple[int, Fraction], bool]:
+    """Put a packet behind the one before in its target stream, where it is not.
+
+    Returns:
+        Its decoding time as the target counts and its end in seconds, and whether it was moved.
+    """
+    assert packet.dts is not None
+    base, unit = packet.time_base or Fraction(1), stream.time_base
+    now, start = _nearest(packet.dts * base / unit), packet.dts * base
+    # Lines may begin at the same time, as may packets in Matroska.
+    alike = stream.type in ("subtitle", "data") or stream.container.format.name in ("matroska", "webm")
+    moved = before is not None and (now < before[0] or (now == before[0] and not alike))
+    if moved and before is not None:
+        start = before[0] * unit if stream.type == "subtitle" else before[1]
+        now = max(_nearest(start / unit), before[0] + (not alike))
+        pts = packet.dts if packet.pts is None else packet.pts
+        end = start + (packet.duration or 0) * base
+        packet.pts, packet.dts = max(now, _nearest(pts * base / unit)), now
+        packet.duration, packet.time_base = max(0, _nearest(end / unit) - now), unit
+    else:
+        end = start + (packet.duration or 0) * base
+        if packet.pts is not None and packet.pts < packet.dts:
+            packet.pts = packet.dts
+    return (now, end), moved
+
+
+def _nearest(value: Fraction) -> int:
+    """As FFmpeg rounds times: halves away from zero."""
+    return int(value + Fraction(1 if value >= 0 else -1, 2))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,32 @@ def test_what_a_muxer_drops_without_a_word_is_said(tmp_path: Path) -> None:
     _, notes = passed(source, tmp_path / "b.mov")
     assert notes == ["the container cannot say that the language of stream 2 is zza"]
     assert {row.what for row in audit(source, tmp_path / "b.mov") if row.verdict == "lost"} == {"language of audio 2"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_whose_times_go_back_is_put_in_order(tmp_path: Path, suffix: str) -> None:
+    """Blocks 6 and 9 of the sound claim the time of one that is long past, and of the one before."""
+    source = write(tmp_path / "a.mkv", Recipe(".mkv", audio=(("eng", 0),)))
+    with av.open(str(source)) as container:
+        times = [packet.dts for packet in container.demux(audio=0) if packet.size]
+    data, blocks = source.read_bytes(), []
+    for found in re.finditer(rb"\xa3[\x40-\xff][\x00-\xff]?\x82(..)\x80", data, re.DOTALL):
+        blocks.append(found.start(1))
+    assert len(blocks) == len(times)
+    for index, time in ((6, times[3]), (9, times[8])):
+        base = int.from_bytes(data[blocks[0] : blocks[0] + 2], "big", signed=True) - times[0]
+        data = data[: blocks[index]] + (base + time).to_bytes(2, "big") + data[blocks[index] + 2 :]
+    source.write_bytes(data)
+    _, notes = passed(source, tmp_path / f"b{suffix}")
+    moved = 1 if suffix == ".mkv" else 2  # Matroska takes the same time twice
+    assert [f"times of the aac audio (stream 1) repeat or go back ({moved} of them)" in note for note in notes] == [
+        True
+    ]
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        after = [packet.dts * packet.time_base for packet in container.demux(audio=0) if packet.size]
+    assert after == sorted(after)
+    starts = after[0] - Fraction(times[0], 1000)
+    for index, time in enumerate(times):
+        assert abs(after[index] - starts - Fraction(time, 1000)) <= (
+            Fraction(1, 40) if index == 9 else Fraction(3, 1000)
+        )
