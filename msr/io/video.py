@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from av.video.reformatter import ColorRange
 
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, WorkError
 from msr.io.deinterlace import deinterlaced
 from msr.io.described import chroma_location, main_video, reason, set_aside, side_data
 from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering, stretch
@@ -19,6 +19,9 @@ from msr.io.planes import is_full_range, read_planes
 
 #: Times beyond this are nonsense; it leaves room to add and to rescale them.
 _LATEST = 1 << 60
+
+#: Said of damage.
+_HOW = "--keep-going passes over it"
 
 #: Decoders of codecs in which a packet may hold no frame to show.
 _SEVERAL = ("vp8", "libvpx", "vp9", "libvpx-vp9", "mpeg4", "msmpeg4v3")
@@ -92,7 +95,7 @@ class VideoReader:
             )
         size = self.path.stat().st_size
         if not self._keep_going and any(entry.pos + entry.size > size for entry in stream.index_entries):
-            raise WorkError(f"{self.path} is truncated: its index points beyond the end of the file")
+            raise LastingError(f"{self.path} is truncated: its index points beyond the end of the file; {_HOW}")
         stream.thread_type = "AUTO"
         rate = stream.guessed_rate or stream.average_rate
         self._rate = rate if rate and rate > 0 else Fraction(25)
@@ -226,7 +229,9 @@ class VideoReader:
         length = self._length
         if (end - min(start, 0)) * self._base < length - max(2 / self._rate, length / 100):
             seconds = float(end * self._base), float(length)
-            raise WorkError(f"{self.path} is truncated: it ends after {seconds[0]:.2f} of {seconds[1]:.2f} s")
+            raise LastingError(
+                f"{self.path} is truncated: it ends after {seconds[0]:.2f} of {seconds[1]:.2f} s; {_HOW}"
+            )
 
     def _ticks(self, value: int | None) -> int | None:
         """A time of the file in units of ``format.time_base``; None where it is missing or nonsense."""
@@ -253,7 +258,7 @@ class VideoReader:
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt and not self._passed_over():
-                    raise WorkError(f"{self.path} is truncated or damaged at frame {count}")
+                    raise LastingError(f"{self.path} is truncated or damaged at frame {count}; {_HOW}")
                 if packet.size and packet.pts is not None and self._one_each and not packet.is_discard:
                     due.add(packet.pts)
                 for decoded in self._decode(packet):
@@ -262,7 +267,7 @@ class VideoReader:
                     # Before the first key frame there is nothing to be decoded.
                     lost = decoded.is_corrupt or (missing and count > 0)
                     if lost and not self._passed_over():
-                        raise WorkError(f"{self.path} is damaged at frame {count}")
+                        raise LastingError(f"{self.path} is damaged at frame {count}; {_HOW}")
                     now = decoded.width, decoded.height, planar_format(decoded.format.name).name
                     if size is not None and size != now:
                         raise InputError(
@@ -273,7 +278,9 @@ class VideoReader:
                     count += 1
         except (av.error.FFmpegError, ValueError) as error:
             if not self._passed_over():
-                raise WorkError(f"{self.path} is truncated or damaged at frame {count} ({reason(error)})") from None
+                raise LastingError(
+                    f"{self.path} is truncated or damaged at frame {count} ({reason(error)}); {_HOW}"
+                ) from None
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         try:

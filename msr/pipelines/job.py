@@ -19,6 +19,9 @@ from msr.pipelines.stream import StreamState
 #: Of the journal's form; another one is not read.
 _VERSION = 1
 
+#: What may be asked for only when a run goes on: without it, that has stopped before the first frame it is about.
+_LATER = ("keep_going", "deinterlace")
+
 
 class Job:
     """The folder ``.NAME.msr`` beside an output, which holds what is done of it.
@@ -77,6 +80,7 @@ class Job:
             differing = sorted(
                 key for key in self._asked.keys() | there["asked"].keys()
                 if self._asked.get(key) != there["asked"].get(key)
+                and not (key in _LATER and self._asked.get(key) is True and there["asked"].get(key) is False)
             )  # fmt: skip
             if differing:
                 key = differing[0]

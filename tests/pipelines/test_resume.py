@@ -7,15 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from clips import Recipe, truncate, write
 from made import clip, weights
 
 import msr
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, WorkError
 from msr.io import EncoderSettings
 from msr.pipelines import VideoOptions
 from msr.pipelines.job import Job, job_folder
@@ -181,6 +183,47 @@ def test_a_clip_that_is_damaged_in_the_middle(stock: Path, tmp_path: Path) -> No
     source.write_bytes(good)
     with pytest.raises(InputError, match="source was"):
         msr.upscale_video(source, target, model=model, options=options(resume=True))
+
+
+def test_damage_is_passed_over_where_a_run_goes_on(stock: Path, tmp_path: Path) -> None:
+    source, target, model = tmp_path / "a.mkv", tmp_path / "b.mkv", stock / "tiny-video.safetensors"
+    truncate(clip(source, 14, codec="ffv1"))
+    with pytest.raises(
+        LastingError, match=r"; --keep-going passes over it; [369] frames are done and kept for --resume$"
+    ):
+        msr.upscale_video(source, target, model=model, options=options())
+    msr.upscale_video(source, target, model=model, options=options(resume=True, keep_going=True))
+    msr.upscale_video(source, tmp_path / "whole.mkv", model=model, options=options(keep_going=True))
+    assert decoded(target) == decoded(tmp_path / "whole.mkv")
+
+
+def test_interlaced_frames_that_come_late(stock: Path, tmp_path: Path) -> None:
+    """Ten progressive frames, then ten interlaced ones: a run goes on with deinterlacing, and not without again."""
+    source, target, model = tmp_path / "a.ts", tmp_path / "b.mkv", stock / "tiny-video.safetensors"
+    for name, interlaced in (("p", False), ("i", True)):
+        write(tmp_path / f"{name}.h264", Recipe(frames=10, interlaced=interlaced, options=(("bf", "0"),)))
+    with av.open(str(source), "w") as out:
+        stream, count = None, 0
+        for name in ("p", "i"):
+            with av.open(str(tmp_path / f"{name}.h264")) as part:
+                stream = stream or out.add_stream_from_template(part.streams.video[0], opaque=True)
+                for packet in part.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = count
+                        packet.time_base, packet.stream, count = Fraction(1, 25), stream, count + 1
+                        out.mux(packet)
+    with pytest.raises(
+        InputError, match=r"is interlaced \(frame 10\); --deinterlace .*; [369] frames are done and kept for"
+    ):
+        msr.upscale_video(source, target, model=model, options=options())
+    with pytest.raises(KeyboardInterrupt):
+        again = options(resume=True, deinterlace=True)
+        msr.upscale_video(source, target, model=model, options=again, progress=Stop(6, KeyboardInterrupt()))
+    with pytest.raises(InputError, match="deinterlace was True and is now False"):
+        msr.upscale_video(source, target, model=model, options=options(resume=True))
+    msr.upscale_video(source, target, model=model, options=again)
+    msr.upscale_video(source, tmp_path / "whole.mkv", model=model, options=options(deinterlace=True))
+    assert decoded(target) == decoded(tmp_path / "whole.mkv")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
