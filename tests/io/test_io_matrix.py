@@ -185,6 +185,38 @@ def test_what_does_not_fit_is_said_before_any_work(tmp_path: Path) -> None:
     assert notes[1] == "pictures and y4m hold no other streams: aac audio, aac audio left out"
 
 
+def test_a_stream_that_no_container_takes_is_left_out(tmp_path: Path) -> None:
+    source = make(tmp_path, "two-audio-mp4")
+    data = source.read_bytes()
+    for box, other in ((b"mp4a", b"apac"), (b"esds", b"dapa")):  # Apple's spatial sound, which FFmpeg does not know
+        at = data.rindex(box)
+        data = data[:at] + other + data[at + 4 :]
+    source.write_bytes(data)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        said = ["no container can hold the unknown audio (stream 2); it is left out"]
+        assert passed(source, tmp_path / f"b{suffix}")[1] == said
+    with pytest.raises(InputError, match=r"the aac audio \(stream 1\) of .*; choose \.mkv"):
+        check_container(source, ".webm")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_data_that_a_container_takes_and_cannot_read_is_left_out(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.ts"
+    with av.open(str(make(tmp_path, "plain"))) as old, av.open(str(source), "w") as new:
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        data = new.add_mux_stream("timed_id3")
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                new.mux(packet)
+        tag = av.Packet(b"ID3\4\0\0\0\0\0\x17TIT2\0\0\0\x0d\0\0\3hello world\0")
+        tag.pts = tag.dts = 0
+        tag.time_base, tag.stream = Fraction(1, 1000), data
+        new.mux(tag)
+    said = f"{suffix} cannot hold the data of stream 1 (timed_id3 data); it is left out"
+    assert passed(source, tmp_path / f"b{suffix}")[1] == [said]
+
+
 def test_tags_that_only_their_writer_knows_are_kept(tmp_path: Path) -> None:
     source = tmp_path / "a.mp4"
     with (

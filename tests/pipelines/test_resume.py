@@ -216,8 +216,8 @@ def test_interlaced_frames_that_come_late(stock: Path, tmp_path: Path) -> None:
         InputError, match=r"is interlaced \(frame 10\); --deinterlace .*; [369] frames are done and kept for"
     ):
         msr.upscale_video(source, target, model=model, options=options())
+    again = options(resume=True, deinterlace=True)
     with pytest.raises(KeyboardInterrupt):
-        again = options(resume=True, deinterlace=True)
         msr.upscale_video(source, target, model=model, options=again, progress=Stop(6, KeyboardInterrupt()))
     with pytest.raises(InputError, match="deinterlace was True and is now False"):
         msr.upscale_video(source, target, model=model, options=options(resume=True))
