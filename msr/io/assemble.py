@@ -40,8 +40,9 @@ def assemble(
     """Join segments to one clip, with every other stream of the source, its chapters and its tags.
 
     Video packets are those of the segments and all others those of the source, bit for bit; times are exact in MP4 and
-    QuickTime, and in whole milliseconds in Matroska and WebM, as these have it. What cannot be held is as
-    ``check_container`` says.
+    QuickTime, and in whole milliseconds in Matroska and WebM, as these have it. MP4 and QuickTime begin at zero where
+    a source of another kind begins later. What cannot be held is as ``check_container`` says; the sound that an edit
+    list hides is left out.
 
     Args:
         target: the file to write; it appears under this name when it is whole.
@@ -82,7 +83,7 @@ def assemble(
                     video.metadata["title"] = title + " " * ROOM
                 copies = {stream.index: add_copy(out, stream) for stream in chosen}
                 out.metadata.update(tags)
-                cut = Cut(joined, origin, start, duration)
+                cut = Cut(joined, origin, start, duration, suffix in (".mp4", ".mov"))
                 if origin is not None:
                     out.set_chapters(cut.chapters(origin.chapters()))
                 out.start_encoding()  # from here on the streams count time as the container does

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from msr.io.captions import changed_form, in_form
 from msr.io.format import ClipFormat
 from msr.io.segment import START
 from msr.io.streams import is_cover
+
+#: Packets of sound before the first that is heard, as encoders put them there: 2112 samples of AAC are the most usual.
+_LEAD = 2
 
 
 class Joined:
@@ -89,21 +93,29 @@ class Cut:
     """The stretch of the source that is written, and where its time begins.
 
     ``moved`` counts, by the index of the stream in the source, the packets that were decoded no later than the one
-    before and now follow it: no muxer takes such times.
+    before and now follow it: no muxer takes such times. ``from_zero`` says that the target begins at zero, however
+    late the source does: MP4 would show nothing until then. A source in MP4 means that.
     """
 
     def __init__(
-        self, joined: Joined, origin: av.container.InputContainer | None, start: float, duration: float | None
+        self,
+        joined: Joined,
+        origin: av.container.InputContainer | None,
+        start: float,
+        duration: float | None,
+        from_zero: bool,
     ) -> None:
         base = joined.base
+        name = origin.format.name if origin is not None else ""
+        broadcast = name in ("mpegts", "mpeg", "mpegtsraw")  # whose clock begins anywhere
+        late = from_zero and "mp4" not in name
         self.origin = Fraction(0)
         self._begin: Fraction | None = None
         self._end: Fraction | None = None
         self.moved: dict[int, int] = {}
         if start:
             self.origin = self._begin = joined.first * base
-        elif origin is not None and origin.format.name in ("mpegts", "mpeg", "mpegtsraw") and origin.start_time:
-            # The clock of a broadcast begins anywhere.
+        elif origin is not None and origin.start_time and (broadcast or (late and origin.start_time > 0)):
             self.origin = Fraction(origin.start_time, av.time_base)
         if duration is not None:
             self._end = joined.end * base
@@ -120,7 +132,9 @@ class Cut:
                 continue
             begin = begin if self._begin is None else max(begin, self._begin)
             end = end if self._end is None else min(end, self._end)
-            start, stop = (round((time - self.origin) / base) for time in (begin, end))
+            start, stop = (max(0, round((time - self.origin) / base)) for time in (begin, end))
+            if start == stop and begin < end:
+                continue
             kept.append({**chapter, "start": start, "end": stop})
         return kept
 
@@ -132,7 +146,7 @@ class Cut:
         if origin is None or not wanted:
             return
         last: dict[int, tuple[int, Fraction]] = {}
-        for packet in origin.demux(wanted):
+        for packet in audible(origin.demux(wanted)):
             base = packet.time_base
             if not packet.size or not base:
                 continue
@@ -175,6 +189,23 @@ class Cut:
         packet.pts = None if packet.pts is None else packet.pts - shift
         packet.dts = None if packet.dts is None else packet.dts - shift
         return True
+
+
+def audible(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Leave out the sound and the lines that an edit list cuts off, save the two packets that decoding begins with."""
+    leading: dict[int, deque[av.Packet] | None] = {}
+    for packet in packets:
+        index = packet.stream.index
+        if packet.stream.type not in ("audio", "subtitle"):
+            yield packet
+        elif not packet.is_discard:
+            yield from leading.get(index) or ()
+            leading[index] = None
+            yield packet
+        elif packet.stream.type == "audio":
+            held = leading.setdefault(index, deque(maxlen=_LEAD))
+            if held is not None:
+                held.append(packet)
 
 
 def _in_order(packet: av.Packet, stream: Any, before: tuple[int, Fraction] | None) -> tuple[tuple[int, Fraction], bool]:

@@ -155,6 +155,11 @@ class VideoReader:
             decoded, pts, duration = item
             yield Frame(read_planes(decoded, self.format.pixels), pts, duration, self.format)
 
+    def times(self) -> Iterator[int]:
+        """When the frames are shown, in units of ``format.time_base``; as iteration, but no planes are read."""
+        while (item := self._next()) is not None:
+            yield item[1]
+
     def skip(self, count: int) -> None:
         """Pass over frames as if they had been read; they are decoded, so that what follows is the same.
 

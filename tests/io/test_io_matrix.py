@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -371,3 +372,48 @@ def test_sound_whose_times_go_back_is_put_in_order(tmp_path: Path, suffix: str) 
         assert abs(after[index] - starts - Fraction(time, 1000)) <= (
             Fraction(1, 40) if index == 9 else Fraction(3, 1000)
         )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_is_cut_off_stays_cut_off(tmp_path: Path, suffix: str) -> None:
+    """An edit list begins 0.12 s into both tracks, as phones trim clips."""
+    source = write(tmp_path / "a.mp4", Recipe(frames=25, audio=(("eng", 0),)))
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    data, at = bytearray(source.read_bytes()), 0
+    for scale in (12800, 48000):
+        at = data.index(b"elst", at) + 12
+        length, begin = struct.unpack_from(">Ii", data, at)
+        struct.pack_into(">Ii", data, at, length - 240000 * 12 // 100, begin + scale * 12 // 100)
+    source.write_bytes(data)
+    with av.open(str(source)) as container:
+        hidden = sum(packet.is_discard for packet in container.demux(audio=0))
+    frames, _ = passed(source, tmp_path / f"b{suffix}")
+    assert (hidden, len(frames)) == (6, 22)
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        # Two packets lead the decoder in.
+        assert [bytes(packet) for packet in container.demux(audio=0) if packet.size] == packets[hidden - 2 :]
+    assert worst(audit(source, tmp_path / f"b{suffix}")) != "lost"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_clip_that_begins_after_an_hour(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(make(tmp_path, "chapters-mkv"))) as old, av.open(str(source), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        new.set_chapters([{**chapter, "start": chapter["start"] + 3600 * 10**9, "end": chapter["end"] + 3600 * 10**9}
+                          for chapter in old.chapters()])  # fmt: skip
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts += 3_600_000
+                packet.dts = None if packet.dts is None else packet.dts + 3_600_000
+                packet.stream = copy
+                new.mux(packet)
+    frames, _ = passed(source, tmp_path / f"b{suffix}")
+    assert frames[0].pts * frames[0].format.time_base == 3600
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        begin = 3600 if suffix == ".mkv" else 0
+        assert next(container.decode(video=0)).time == begin
+        assert container.chapters()[1]["start"] * container.chapters()[1]["time_base"] == begin + Fraction(48, 100)
+    kept = {row.what for row in audit(source, tmp_path / f"b{suffix}") if row.verdict == "kept"}
+    assert {"frames", "times of the frames"} <= kept
