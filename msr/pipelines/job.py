@@ -159,13 +159,34 @@ def job_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.msr")
 
 
+def discard_job(target: Path) -> None:
+    """Remove what a run has left of an output.
+
+    Raises:
+        InputError: a process is at it.
+    """
+    folder = job_folder(target)
+    if folder.exists():
+        lock = _lock(folder / "lock", target)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
 def describe_source(source: Path) -> str:
-    """What tells a clip from another under the same name: size and time of the file, or of the files of a folder."""
-    if not source.exists():
-        return str(source)
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    size, time = sum(file.stat().st_size for file in files), max((file.stat().st_mtime_ns for file in files), default=0)
-    return f"{source.resolve()} of {size} bytes, changed at {time}"
+    """What tells a clip from another under the same name: size and time of the file; of pictures, their names too."""
+    if str(source) == "-":
+        return "-"
+    pictures = source.is_dir() or io.is_pattern(source)
+    files = (io.image_files(source) if source.is_dir() else io.pattern_files(source)) if pictures else [source]
+    try:
+        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror or error}") from None
+    size, time = sum(fact[1] for fact in facts), max(fact[2] for fact in facts)
+    said = f"{source.resolve()} of {size} bytes, changed at {time}"
+    return (
+        f"{said}, {len(facts)} pictures {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}" if pictures else said
+    )
 
 
 def describe_model(module: nn.Module) -> str:

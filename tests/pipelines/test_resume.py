@@ -14,12 +14,12 @@ import av
 import numpy as np
 import pytest
 from clips import Recipe, truncate, write
-from made import clip, weights
+from made import clip, picture, weights
 
 import msr
 from msr.errors import InputError, LastingError, WorkError
-from msr.io import EncoderSettings
-from msr.pipelines import VideoOptions
+from msr.io import EncoderSettings, write_image
+from msr.pipelines import VideoOptions, preview_video
 from msr.pipelines.job import Job, job_folder
 from msr.pipelines.progress import Report
 
@@ -273,6 +273,51 @@ def test_pictures_are_resumed_too(stock: Path, tmp_path: Path) -> None:
     names = [path.name for path in sorted(target.iterdir())]
     assert names == [f"{index:06d}.png" for index in range(14)]
     assert [(target / name).read_bytes() for name in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
+
+
+def stopped_on_pictures(folder: Path, source: str, target: Path, model: Path) -> None:
+    (folder / "in").mkdir()
+    for index in range(6):
+        write_image(folder / "in" / f"{index}.png", picture(seed=index))
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            folder / source, target, model=model, options=options(), progress=Stop(5, KeyboardInterrupt())
+        )
+
+
+@pytest.mark.parametrize("source", ["in", "in/%d.png"])
+def test_pictures_that_were_replaced(stock: Path, tmp_path: Path, source: str) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mkv"
+    stopped_on_pictures(tmp_path, source, target, model)
+    write_image(tmp_path / "in" / "3.png", picture(seed=9))
+    with pytest.raises(InputError, match=r"source was .* 6 pictures"):
+        msr.upscale_video(tmp_path / source, target, model=model, options=options(resume=True))
+
+
+@pytest.mark.parametrize("source", ["in", "in/%d.png"])
+def test_an_output_among_the_pictures(stock: Path, tmp_path: Path, source: str) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "in" / "b.mkv"
+    stopped_on_pictures(tmp_path, source, target, model)
+    (tmp_path / "in" / ".#lock").symlink_to("nothing")
+    assert msr.upscale_video(tmp_path / source, target, model=model, options=options(resume=True)).frames == 6
+
+
+def test_a_preview_that_was_killed_is_made_anew(stock: Path, tmp_path: Path) -> None:
+    model = stock / "tiny-video.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            stock / "a.mp4",
+            tmp_path / "b.preview.mp4",
+            model=model,
+            options=options(),
+            progress=Stop(9, KeyboardInterrupt()),
+        )
+    assert job_folder(tmp_path / "b.preview.mp4").exists()
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        preview_video(stock / "a.mp4", tmp_path / "b.mp4", 0.4, model=model, progress=Stop(9, KeyboardInterrupt()))
+    assert not list(tmp_path.iterdir())
+    preview_video(stock / "a.mp4", tmp_path / "b.mp4", 0.1, model=model)
+    assert {path.name for path in tmp_path.iterdir()} == {"b.preview.mp4", "b.preview.png"}
 
 
 def test_a_picture_that_appeared_meanwhile_is_not_replaced(stock: Path, tmp_path: Path) -> None:
