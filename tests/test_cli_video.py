@@ -1,6 +1,7 @@
 """`msr video` from its words: sizes, parts, encoders, previews, lines of JSON, y4m from and to pipes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_a_part_of_the_clip(stock: Path, tmp_path: Path) -> None:
     # 30000/1001 frames a second: frames 3 to 6 begin within the part.
     assert video(stock, tmp_path / "b", "-q", "--start", "0.1", "--duration", "0.13") == 0
     assert len(list((tmp_path / "b").iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "scene:1.mkv", "file:x.mp4"])
+def test_a_name_is_no_protocol(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(stock / "a.mp4", tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    assert main(["video", name, "-o", f"large-{name}", "--model", str(stock / "tiny-image.safetensors"), "-q"]) == 0
+    assert main(["verify", name, f"large-{name}"]) == 0
+    assert {path.name for path in Path().iterdir()} == {name, f"large-{name}"}
 
 
 def test_a_preview_comes_first(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

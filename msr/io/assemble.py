@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -76,7 +77,7 @@ def assemble(
         try:
             joined = Joined(segments, clip)
             options = _options(suffix, clip, chosen, tags)
-            with av.open(str(part), "w", format=CONTAINERS[suffix], container_options=options) as out:
+            with av.open(os.path.abspath(part), "w", format=CONTAINERS[suffix], container_options=options) as out:
                 video = _add_video(out, segments[0], clip, origin, source, suffix)
                 title = video.metadata.get("title", "")
                 if _lacks_aspect(video, clip, suffix):
@@ -97,7 +98,7 @@ def assemble(
             if _lacks_aspect(video, clip, suffix):
                 set_display_size(part, title, clip)
             if origin is not None and copied is not None:
-                with av.open(str(part)) as result:
+                with av.open(os.path.abspath(part)) as result:
                     notes += unsaid(origin, copied, result)
         except OSError as error:
             raise WorkError(f"cannot write {target}: {reason(error)}") from None
@@ -157,7 +158,7 @@ def _lacks_aspect(stream: Any, clip: ClipFormat, suffix: str) -> bool:
 def _template(segment: Path, clip: ClipFormat) -> av.container.InputContainer:
     """The segment, or its beginning with static HDR metadata beside those that some codecs have in their stream."""
     if clip.mastering is None and clip.light_level is None:
-        return av.open(str(segment))
+        return av.open(os.path.abspath(segment))
     with segment.open("rb") as file:
         head = file.read(_HEAD)
     return av.open(io.BytesIO(with_static_hdr(head, clip)), "r", format="matroska")

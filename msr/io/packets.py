@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -29,12 +30,12 @@ class Joined:
         self.base = clip.time_base
         for path in segments:
             _check_whole(path)
-        with av.open(str(segments[0])) as container:
+        with av.open(os.path.abspath(segments[0])) as container:
             self.first = _start(container, segments[0])
             context: Any = container.streams.video[0].codec_context
             self._extradata = context.extradata
             self._delay = context.reorder_depth
-        with av.open(str(segments[-1])) as container:
+        with av.open(os.path.abspath(segments[-1])) as container:
             self.end = _start(container, segments[-1]) + _length(container, segments[-1])
 
     def packets(self, stream: Any, cut: Cut) -> Iterator[tuple[Fraction, av.Packet]]:
@@ -45,7 +46,7 @@ class Joined:
         # Packet i is decoded when frame i - delay is shown; before the first frame, at the frame rate.
         shown = [self.first + (i - self._delay) * step for i in range(self._delay)]
         for path in self._segments:
-            with av.open(str(path)) as container:
+            with av.open(os.path.abspath(path)) as container:
                 if container.streams.video[0].codec_context.extradata != self._extradata:
                     raise LastingError(f"{path} was written by another encoder than the first segment")
                 start, length = _start(container, path), _length(container, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _pictures_only(container: av.container.InputContainer, source: Path) -> list
 def open_source(path: Path) -> av.container.InputContainer:
     """Open a clip for copying; ``InputError`` where FFmpeg cannot."""
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(os.path.abspath(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a clip that can be read, or is truncated ({reason(error)})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -75,7 +76,7 @@ class VideoReader:
         self.damaged = 0
         try:
             # Text that is not UTF-8 must not keep anyone from the pictures.
-            self._container = av.open(str(self.path), metadata_errors="replace")
+            self._container = av.open(os.path.abspath(self.path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(f"{self.path} is not a clip that can be read, or is truncated ({reason(error)})") from None
         try:
