@@ -123,16 +123,19 @@ class VideoReader:
         sides = side_data(frame)
         turned = _matrix(sides.get("DISPLAYMATRIX", b""), frame.rotation)
         matrix = int(frame.colorspace)
+        pixels, codec = planar_format(frame.format.name), self._stream.codec_context.name
+        # H.264 and H.265 mean the limited range where they say none; gray of others is that of pictures.
+        gray = pixels.kind == "gray" and not int(frame.color_range) and codec not in ("h264", "hevc")
         return ClipFormat(
             width=frame.width,
             height=frame.height,
             rate=self._rate,
             time_base=self._base,
-            pixels=planar_format(frame.format.name),
+            pixels=pixels,
             matrix=matrix if matrix != 3 else UNSPECIFIED,  # 3 is reserved
             primaries=int(frame.color_primaries) or UNSPECIFIED,
             transfer=int(frame.color_trc) or UNSPECIFIED,
-            full_range=is_full_range(frame) and int(frame.color_range) != ColorRange.MPEG,
+            full_range=gray or (is_full_range(frame) and int(frame.color_range) != ColorRange.MPEG),
             chroma_location=chroma_location(self._container, self._stream),
             aspect=aspect if aspect and aspect != 1 and Fraction(1, 100) < aspect < 100 else None,
             display_matrix=turned,
