@@ -118,6 +118,58 @@ def test_pipes_on_both_sides(stock: Path, tmp_path: Path) -> None:
     assert stream(tmp_path / "b.y4m")[:2] == ((128, 96), 3)
 
 
+@pytest.mark.parametrize("target", ["{}/b.mkv", "{}/b", "-"])
+@pytest.mark.parametrize(
+    ("words", "says"), [((), "has no frames"), (("--start", "0.08"), "has no frame from 0.08 s on")]
+)
+def test_y4m_without_frames(stock: Path, tmp_path: Path, target: str, words: tuple[str, ...], says: str) -> None:
+    frames = b"FRAME\n" + bytes(16 * 16 * 3 // 2)
+    source = b"YUV4MPEG2 W16 H16 F25:1 C420\n" + (frames * 2 if words else b"")
+    command = [sys.executable, "-m", "msr", "video", "-", "-o", target.format(tmp_path), "-q", *words, "--model"]
+    done = subprocess.run([*command, str(stock / "tiny-image.safetensors")], input=source, capture_output=True)
+    assert done.returncode == (2 if words else 1)
+    assert done.stderr.decode().endswith(f"msr: error: the standard input {says}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("video {stock}/a.mp4 -o - {model} >/dev/full", 1, "cannot write the standard output: No space left on device"),
+        ("info >/dev/full", 1, "cannot write the output: No space left on device"),
+        ("video {stock}/a.mp4 -o - {model} >&-", 2, "the standard output is closed"),
+        ("video - -o {stock}/b.mkv {model} <&-", 2, "the standard input is closed"),
+        ("models >&-", 0, ""),
+    ],
+)
+def test_pipes_that_are_full_or_closed(stock: Path, words: str, code: int, says: str) -> None:
+    line = f"{sys.executable} -m msr " + words.format(stock=stock, model=f"-q --model {stock}/tiny-image.safetensors")
+    done = subprocess.run(["sh", "-c", line], capture_output=True)
+    assert (done.returncode, done.stderr.decode()) == (code, f"msr: error: {says}\n" if says else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((".",), "the output '.' has no name"),
+        (("",), "the output '' has no name"),
+        (("", "--preview", "1"), "the output '' has no name"),
+        (("-", "--pix-fmt", "foo"), "foo is no pixel format"),
+        (("-", "--pix-fmt", "cuda"), "cuda is no pixel format"),
+    ],
+)
+def test_outputs_that_cannot_be(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert video(stock, *words) == 2
+    assert says in capfd.readouterr().err
+    assert main(["video", "", "-o", "b.mp4"]) == 2
+    assert "the input has no name" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -46,8 +46,8 @@ class Y4mReader:
         damaged: 0.
 
     Raises:
-        InputError: not y4m, of a format that msr does not read, or interlaced.
-        WorkError: (while reading) the stream ends within a frame.
+        InputError: not y4m, of a format that msr does not read, or interlaced; ``start`` beyond the end.
+        WorkError: (while reading) the stream has no frames, or ends within one.
 
     Example:
         >>> import io
@@ -71,7 +71,11 @@ class Y4mReader:
         first = math.ceil(begin * rate)
         self._end = None if end is None else math.ceil(end * rate)
         self._index = 0
-        self.skip(first)
+        self._start, self._seconds = first, float(begin)
+        while self._index < first:
+            if self._read() is None:
+                raise self._nothing()
+            self._index += 1
 
     def _header(self) -> ClipFormat:
         line = self._line() or ""
@@ -119,6 +123,8 @@ class Y4mReader:
         while self._end is None or self._index < self._end:
             planes = self._read()
             if planes is None:
+                if self._index == self._start:
+                    raise self._nothing()
                 return
             self._index += 1
             yield Frame(planes, self._index - 1, 1, self.format)
@@ -133,6 +139,11 @@ class Y4mReader:
             if self._read() is None:
                 raise WorkError(f"{self._name} has only {self._index} frames")
             self._index += 1
+
+    def _nothing(self) -> InputError | WorkError:
+        if self._start:
+            return InputError(f"{self._name} has no frame from {self._seconds:g} s on")
+        return WorkError(f"{self._name} has no frames")
 
     def _read(self) -> tuple[np.ndarray, ...] | None:
         line = self._line(end=True)

@@ -16,7 +16,7 @@ from msr.pipelines.choose import Model
 from msr.pipelines.image import Written
 from msr.pipelines.job import discard_job
 from msr.pipelines.progress import Report
-from msr.pipelines.video import VideoOptions, upscale_video
+from msr.pipelines.video import VideoOptions, check_names, upscale_video
 
 #: Width in pixels of the line between before and after.
 _LINE = 4
@@ -66,6 +66,7 @@ def preview_video(
         raise InputError("a preview needs files; standard input can be read only once")
     if not seconds > 0:
         raise InputError(f"the preview must last more than 0 seconds, got {seconds:g}")
+    check_names(source, target)
     options = options or VideoOptions()
     length = seconds if options.duration is None else min(seconds, options.duration)
     target = Path(target)

@@ -155,6 +155,7 @@ def upscale_video(
     asked = Target(scale, options.size, options.fit)
     report = progress if isinstance(progress, Report) else Bar() if progress else Report()
     started = time.perf_counter()
+    check_names(source, target)
     source_path, target_path = Path(source), Path(target)
     suffix = ".y4m" if str(target) == "-" else target_path.suffix
     notes = _check(source_path, target_path, suffix)
@@ -246,6 +247,8 @@ def _plan(
     written = io.output_format(source, *stored, options.encoder, suffix)
     if written.display_matrix is None and source.display_matrix is not None:
         written = io.output_format(source, *wanted, options.encoder, suffix)
+        if source.turns % 2 and written.aspect is not None:
+            written = dataclasses.replace(written, aspect=1 / written.aspect)
     if asked.size is not None:
         written = dataclasses.replace(written, aspect=_aspect(source, stored, written))
     return Plan(chosen, written, stored, tile, options.cuts, options.segment)
@@ -287,6 +290,16 @@ def _facts(source: Path, plan: Plan, asked: Target, options: VideoOptions) -> di
         "cuts": options.cuts,
         "segment": options.segment,
     }
+
+
+def check_names(source: str | Path, target: str | Path) -> None:
+    """Refuse what is no name of a file or folder, and pipes that are closed."""
+    if not str(source):
+        raise InputError("the input has no name; a clip, a folder, a pattern or - is expected")
+    if str(target) != "-" and not Path(target).name:
+        raise InputError(f"the output '{target}' has no name; a new file or folder, a pattern or - is expected")
+    if str(target) == "-" and sys.stdout is None:
+        raise InputError("the standard output is closed")
 
 
 def _check(source: Path, target: Path, suffix: str) -> list[str]:
