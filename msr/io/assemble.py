@@ -95,6 +95,11 @@ def assemble(
                             f"times of the {kind(stream)} (stream {stream.index}) repeat or go back ({count} of them); "
                             "their packets follow those before them"
                         )
+                    if count := cut.shortened.get(stream.index):
+                        notes.append(
+                            f"{count} lines of the {kind(stream)} (stream {stream.index}) end where the next begins: "
+                            f"{suffix} shows no two at once"
+                        )
             if _lacks_aspect(video, clip, suffix):
                 set_display_size(part, title, clip)
             if origin is not None and copied is not None:

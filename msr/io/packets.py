@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -15,7 +16,7 @@ from msr.errors import LastingError
 from msr.io.captions import changed_form, in_form
 from msr.io.format import ClipFormat
 from msr.io.segment import START
-from msr.io.streams import is_cover
+from msr.io.streams import is_cover, open_source
 
 #: Packets of sound before the first that is heard, as encoders put them there: 2112 samples of AAC are the most usual.
 _LEAD = 2
@@ -95,7 +96,8 @@ class Cut:
 
     ``moved`` counts, by the index of the stream in the source, the packets that were decoded no later than the one
     before and now follow it: no muxer takes such times. ``from_zero`` says that the target begins at zero, however
-    late the source does: MP4 would show nothing until then. A source in MP4 means that.
+    late the source does: MP4 would show nothing until then. A source in MP4 means that. Nor does MP4 show two lines at
+    once; ``shortened`` counts those that end where the next begins.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class Cut:
         self.origin = Fraction(0)
         self._begin: Fraction | None = None
         self._end: Fraction | None = None
+        self._in_turn = from_zero
         self.moved: dict[int, int] = {}
+        self.shortened: dict[int, int] = {}
         if start:
             self.origin = self._begin = joined.first * base
         elif origin is not None and origin.start_time and (broadcast or (late and origin.start_time > 0)):
@@ -147,6 +151,7 @@ class Cut:
         if origin is None or not wanted:
             return
         last: dict[int, tuple[int, Fraction]] = {}
+        begins = _begins(origin, wanted) if self._in_turn else {}
         for packet in audible(origin.demux(wanted)):
             base = packet.time_base
             if not packet.size or not base:
@@ -154,6 +159,7 @@ class Cut:
             stream = copies[packet.stream.index]
             if packet.size == 2 and packet.stream.type == "subtitle" and packet.stream.codec_context.name == "mov_text":
                 continue  # MP4 fills pauses with empty lines; its muxer does so again
+            self._end_at_next(packet, begins)
             if is_cover(packet.stream):
                 packet.pts = packet.dts = 0
             elif (packet.pts is None and packet.dts is None) or not self._fit(packet, base):
@@ -169,6 +175,16 @@ class Cut:
             written.stream = stream
             time = written.dts if written.dts is not None else written.pts
             yield (time or 0) * (written.time_base or base), written
+
+    def _end_at_next(self, packet: av.Packet, begins: dict[int, list[int]]) -> None:
+        """End a line where the next one begins."""
+        times = begins.get(packet.stream.index, [])
+        following = bisect_right(times, packet.pts) if packet.pts is not None else len(times)
+        if packet.pts is not None and following < len(times):
+            room = times[following] - packet.pts
+            if (packet.duration or 0) > room:
+                packet.duration = room
+                self.shortened[packet.stream.index] = self.shortened.get(packet.stream.index, 0) + 1
 
     def _fit(self, packet: av.Packet, base: Fraction) -> bool:
         """Shift a packet to the target's time; whether it lies in the stretch."""
@@ -190,6 +206,17 @@ class Cut:
         packet.pts = None if packet.pts is None else packet.pts - shift
         packet.dts = None if packet.dts is None else packet.dts - shift
         return True
+
+
+def _begins(origin: av.container.InputContainer, streams: Sequence[Any]) -> dict[int, list[int]]:
+    """When the lines of subtitles begin, by the index of their stream."""
+    begins: dict[int, list[int]] = {stream.index: [] for stream in streams if stream.type == "subtitle"}
+    if begins:
+        with open_source(Path(origin.name)) as container:
+            for packet in container.demux([container.streams[index] for index in begins]):
+                if packet.size and packet.pts is not None:
+                    begins[packet.stream.index].append(packet.pts)
+    return {index: sorted(times) for index, times in begins.items()}
 
 
 def audible(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:

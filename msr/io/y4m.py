@@ -90,13 +90,15 @@ class Y4mReader:
             raise InputError(f"{self._name} is interlaced; it must be deinterlaced first (ffmpeg -vf bwdif)")
         rate, aspect = _ratio(fields.get("F", "")) or Fraction(25), _ratio(fields.get("A", ""))
         coding = fields.get("C", "420")
+        pixels = self._pixels(coding)
         return ClipFormat(
             width=width,
             height=height,
             rate=rate,
             time_base=1 / rate,
-            pixels=self._pixels(coding),
-            full_range="XCOLORRANGE=FULL" in words,
+            pixels=pixels,
+            # Gray that does not say its range is that of pictures.
+            full_range="XCOLORRANGE=FULL" in words or (pixels.kind == "gray" and "XCOLORRANGE=LIMITED" not in words),
             chroma_location=_LOCATIONS.get(coding, "unspecified"),
             aspect=aspect if aspect != 1 else None,
         )

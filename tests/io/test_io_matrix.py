@@ -417,3 +417,35 @@ def test_a_clip_that_begins_after_an_hour(tmp_path: Path, suffix: str) -> None:
         assert container.chapters()[1]["start"] * container.chapters()[1]["time_base"] == begin + Fraction(48, 100)
     kept = {row.what for row in audit(source, tmp_path / f"b{suffix}") if row.verdict == "kept"}
     assert {"frames", "times of the frames"} <= kept
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_lines_that_overlap_begin_when_they_did(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.mkv"
+    lines = [(100, 500, "long"), (300, 100, "short"), (700, 100, "late")]
+    with av.open(str(make(tmp_path, "chapters-mkv"))) as old, av.open(str(source), "w") as new:
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        text = new.add_mux_stream("subrip")
+        text.time_base = Fraction(1, 1000)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                new.mux(packet)
+        for begin, length, words in lines:
+            packet = av.Packet(words.encode())
+            packet.pts = packet.dts = begin
+            packet.duration, packet.time_base, packet.stream = length, Fraction(1, 1000), text
+            new.mux(packet)
+    _, notes = passed(source, tmp_path / f"b{suffix}")
+    assert f"1 lines of the srt subtitle (stream 1) end where the next begins: {suffix} shows no two at once" in notes
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        shown = [
+            (
+                packet.pts * packet.time_base * 1000,
+                packet.duration * packet.time_base * 1000,
+                bytes(packet)[2:].decode(),
+            )
+            for packet in container.demux(subtitles=0)
+            if packet.size > 2
+        ]
+    assert shown == [(100, 200, "long"), (300, 100, "short"), (700, 100, "late")]
