@@ -37,6 +37,7 @@ def assemble(
     *,
     start: float = 0,
     duration: float | None = None,
+    folder: Path | None = None,
 ) -> list[str]:
     """Join segments to one clip, with every other stream of the source, its chapters and its tags.
 
@@ -52,6 +53,7 @@ def assemble(
         clip: of the segments' frames.
         start: as given to the reader; above 0, the target begins at time 0 with the first frame.
         duration: likewise; other streams end with the video where it is given.
+        folder: where it is written before it is whole; as for ``whole``.
 
     Returns:
         Sentences on what is left out.
@@ -73,7 +75,7 @@ def assemble(
         chosen = [origin.streams[i] for i in copied.streams] if origin is not None and copied is not None else []
         tags = kept_tags(origin.metadata) if origin is not None else {}
         notes = list(copied.notes) if copied is not None else []
-        part = stack.enter_context(whole(target))
+        part = stack.enter_context(whole(target, folder))
         try:
             joined = Joined(segments, clip)
             options = _options(suffix, clip, chosen, tags)

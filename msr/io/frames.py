@@ -261,7 +261,7 @@ class FolderWriter:
         self._count += 1
 
 
-def join_folders(target: Path, folders: Sequence[Path]) -> None:
+def join_folders(target: Path, folders: Sequence[Path], folder: Path | None = None) -> None:
     """Give the pictures of folders that ``FolderWriter`` made their place, without a second copy where the disk can.
 
     The folders keep theirs: what is killed half-way can be done again.
@@ -269,6 +269,7 @@ def join_folders(target: Path, folders: Sequence[Path]) -> None:
     Args:
         target: a folder, made by this, or a pattern such as ``out/%06d.png`` in a folder that exists.
         folders: with pictures whose numbers go on from folder to folder.
+        folder: where a folder is made before it is whole; as for ``whole``.
 
     Raises:
         InputError: a file of another content has one of the names.
@@ -282,7 +283,7 @@ def join_folders(target: Path, folders: Sequence[Path]) -> None:
             check_free(target, folders)
             _link(folders, target.parent)
             return
-        with whole(target) as part:
+        with whole(target, folder) as part:
             part.mkdir()
             _link(folders, part)
     except OSError as error:

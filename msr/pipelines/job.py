@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,10 @@ class Job:
             )  # fmt: skip
             if differing:
                 key = differing[0]
+                was, now = _where_apart(str(there["asked"].get(key)), str(self._asked.get(key)))
                 raise InputError(
-                    f"cannot go on with {self.target}: {key} was {there['asked'].get(key)} and is now "
-                    f"{self._asked.get(key)}; ask for the same, or remove the folder {self.folder}"
+                    f"cannot go on with {self.target}: {key} was {was} and is now {now}; ask for the same, or remove "
+                    f"the folder {self.folder}"
                 )
             self.segments, self.frames = int(there["segments"]), int(there["frames"])
             self.state = StreamState.load(self._state_file(self.segments))
@@ -208,6 +210,14 @@ def _read(journal: Path) -> dict[str, Any] | None:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{journal} cannot be used ({error}); remove its folder to begin anew") from None
+
+
+def _where_apart(was: str, now: str) -> tuple[str, str]:
+    """The first parts of two descriptions that differ, without the name of what is described."""
+    for one, other in zip(was.split(", "), now.split(", "), strict=False):
+        if one != other:
+            return re.sub(r"^\w+\(", "", one), re.sub(r"^\w+\(", "", other)
+    return was, now
 
 
 def _lock(path: Path, target: Path) -> int:

@@ -198,6 +198,7 @@ def _run_job(
     job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions, report: Report
 ) -> list[str]:
     """Make the segments that are missing and join them all; what stops it says how to go on. See _assemble."""
+    joining = False
     try:
         if job.frames:
             report.note(f"going on after {job.frames} frames")
@@ -205,12 +206,15 @@ def _run_job(
         report.begin(_label(source), clip.frames, job.frames)
         icc = clip.icc if isinstance(clip, io.FolderReader) else None
         run_clip(clip, plan, segment_writer(job, plan, options.encoder, icc), report, job.state)
+        joining = True
         return _assemble(job, clip, source, plan, options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(job)) from None
     except MsrError as error:
-        lasting = isinstance(error, InputError | LastingError)
-        kept = _how_to_go_on(job, "for --resume" if lasting else "")
+        how = "; the same command with --resume goes on"
+        if isinstance(error, InputError | LastingError):  # not the same, then; and nothing helps what cannot be joined
+            how = f" in {job.folder}" if joining and isinstance(error, LastingError) else " for --resume"
+        kept = _how_to_go_on(job, how)
         raise type(error)(f"{error}; {kept}" if kept else str(error)) from None
 
 
@@ -218,8 +222,7 @@ def _label(source: Path) -> str:
     return "standard input" if str(source) == "-" else source.name
 
 
-def _how_to_go_on(job: Job, how: str = "") -> str:
-    how = f" {how}" if how else "; the same command with --resume goes on"
+def _how_to_go_on(job: Job, how: str = "; the same command with --resume goes on") -> str:
     return f"{job.frames} frames are done and kept{how}" if job.segments else ""
 
 
@@ -227,9 +230,16 @@ def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: 
     """Join the segments under the output's name; sentences on what was left out."""
     if job.target.suffix.lower() in io.VIDEO_SUFFIXES:
         origin = source if isinstance(clip, io.VideoReader) else None
-        part = options.start, options.duration
-        return io.assemble(job.target, job.finished(), origin, plan.written, start=part[0], duration=part[1])
-    io.join_folders(job.target, job.finished())
+        return io.assemble(
+            job.target,
+            job.finished(),
+            origin,
+            plan.written,
+            start=options.start,
+            duration=options.duration,
+            folder=job.folder,
+        )
+    io.join_folders(job.target, job.finished(), job.folder)
     return []
 
 

@@ -17,6 +17,7 @@ from clips import Recipe, truncate, write
 from made import clip, picture, weights
 
 import msr
+from msr.cli import main
 from msr.errors import InputError, LastingError, WorkError
 from msr.io import EncoderSettings, write_image
 from msr.pipelines import VideoOptions, preview_video
@@ -111,8 +112,10 @@ def test_what_was_asked_must_be_the_same(stock: Path, tmp_path: Path) -> None:
             stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, WorkError("the lamp went out"))
         )
     other = options(resume=True, encoder=EncoderSettings(crf=30))
-    with pytest.raises(InputError, match=r"cannot go on with .*: encoder was .*crf=None.* and is now .*crf=30"):
+    with pytest.raises(InputError, match=r"cannot go on with .*b\.mp4: encoder was crf=None and is now crf=30; ask"):
         msr.upscale_video(stock / "a.mp4", target, model=model, options=other)
+    with pytest.raises(InputError, match=r"written as was width=128 and is now width=100; ask"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True, size=(100, 60)))
     assert (job_folder(target) / "000000.mkv").exists()
     (job_folder(target) / "journal.json").write_text("{")
     with pytest.raises(InputError, match=r"journal\.json cannot be used"):
@@ -139,6 +142,36 @@ def test_stopped_while_all_is_joined(stock: Path, tmp_path: Path, monkeypatch: p
     else:
         assert decoded(target) == decoded(stock / "whole.mp4")
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b"])
+def test_killed_while_all_is_joined(stock: Path, tmp_path: Path, name: str) -> None:
+    program = (
+        "import os, signal, sys; import msr.io.frames, msr.io.packets; from msr.cli import main\n"
+        "killed = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "msr.io.packets.Joined.packets = msr.io.frames._link = killed\n"
+        "main(sys.argv[1:])"
+    )
+    model, target = str(stock / "tiny-video.safetensors"), tmp_path / name
+    words = ["video", str(stock / "a.mp4"), "-o", str(target), "--model", model, "-q"]
+    assert subprocess.run([sys.executable, "-c", program, *words], env=ENVIRONMENT, timeout=PATIENCE).returncode == -9
+    assert list(tmp_path.iterdir()) == [job_folder(target)]
+    assert main([*words, "--resume"]) == 0
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_segments_that_are_damaged_promise_nothing(stock: Path, tmp_path: Path) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, KeyboardInterrupt())
+        )
+    segment = job_folder(target) / "000000.mkv"
+    segment.write_bytes(segment.read_bytes()[:-50])
+    with pytest.raises(
+        LastingError, match=r"000000\.mkv is no segment .*; 14 frames are done and kept in .*\.b\.mp4\.msr$"
+    ):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
 
 
 def test_a_folder_that_is_removed_by_half_names_no_segments(
@@ -290,7 +323,7 @@ def test_pictures_that_were_replaced(stock: Path, tmp_path: Path, source: str) -
     model, target = stock / "tiny-video.safetensors", tmp_path / "b.mkv"
     stopped_on_pictures(tmp_path, source, target, model)
     write_image(tmp_path / "in" / "3.png", picture(seed=9))
-    with pytest.raises(InputError, match=r"source was .* 6 pictures"):
+    with pytest.raises(InputError, match=r"source was .* of \d+ bytes and is now .* of \d+ bytes; ask"):
         msr.upscale_video(tmp_path / source, target, model=model, options=options(resume=True))
 
 
