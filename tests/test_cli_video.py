@@ -1,13 +1,18 @@
 """`msr video` from its words: sizes, parts, encoders, previews, lines of JSON, y4m from and to pipes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from av.stream import Disposition
+from clips import Recipe, write
 from made import clip, weights
 
 from msr.cli import main
@@ -149,6 +154,38 @@ def test_pipes_that_are_full_or_closed(stock: Path, words: str, code: int, says:
     assert (done.returncode, done.stderr.decode()) == (code, f"msr: error: {says}\n" if says else "")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_inputs_that_are_no_clips(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words.txt").write_text("hello\n" * 100)
+    os.mkfifo(tmp_path / "pipe.y4m")
+    with av.open(str(tmp_path / "song.mp4"), "w") as out:
+        sound, cover = out.add_stream("aac", rate=48000), out.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        out.mux([*cover.encode(av.VideoFrame(64, 48, "yuvj420p")), *cover.encode()])
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 4096), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate = 48000
+        out.mux([*sound.encode(silence), *sound.encode()])
+    for name, says in (
+        ("words.txt", "words.txt holds no video"),
+        ("song.mp4", "song.mp4 holds no video"),
+        ("pipe.y4m", "pipe.y4m is no regular file; a clip comes through a pipe as y4m, with - as its name"),
+    ):
+        assert main(["video", str(tmp_path / name), "-o", str(tmp_path / "b.mkv")]) == 2
+        assert says in capfd.readouterr().err
+        assert main(["verify", str(tmp_path / name), str(stock / "a.mp4")]) == 2
+        assert says in capfd.readouterr().err
+
+
+def test_what_has_no_effect_is_said(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.mp4", Recipe(frames=1, aspect=Fraction(32, 27)))
+    model = str(stock / "tiny-image.safetensors")
+    assert main(["video", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "b"), "--model", model, "--rate", "5"]) == 0
+    err = capfd.readouterr().err
+    assert "msr: the clip has a frame rate of its own; --rate is for pictures\n" in err
+    assert "msr: pictures cannot say that their pixels are not square (32:27)\n" in err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -157,6 +194,7 @@ def test_pipes_that_are_full_or_closed(stock: Path, words: str, code: int, says:
         (("", "--preview", "1"), "the output '' has no name"),
         (("-", "--pix-fmt", "foo"), "foo is no pixel format"),
         (("-", "--pix-fmt", "cuda"), "cuda is no pixel format"),
+        (("b", "--crf", "3"), "pictures have no --codec, no --crf and no --pix-fmt"),
     ],
 )
 def test_outputs_that_cannot_be(
@@ -180,6 +218,7 @@ def test_outputs_that_cannot_be(
         (["--scale", "nan"], "scale"),
         (["--codec", "theora"], "theora"),
         (["--crf", "-3"], "CRF"),
+        (["--crf", "1000"], "the CRF is 1000; libx264 takes numbers from 0 (no loss) to 51"),
         (["--pix-fmt", "pal8"], "pal8"),
         (["--start", "99"], "no frame from 99 s on"),
         (["--duration", "0"], "duration"),

@@ -41,6 +41,8 @@ def output_format(source: ClipFormat, width: int, height: int, settings: Encoder
     elif suffix in CONTAINERS:
         pixels, fixed = _encoder_pixels(source, width, height, settings, suffix), True
     else:
+        if settings != EncoderSettings():
+            raise InputError("pictures have no --codec, no --crf and no --pix-fmt")
         deep = source.pixels.bits > 8 and suffix in (".png", ".tif", ".tiff")
         pixels, fixed = PixelFormat("rgb48le" if deep else "rgb24", 16 if deep else 8, 0, 0, "rgb"), False
     written = dataclasses.replace(source, width=width, height=height, pixels=pixels)
@@ -80,7 +82,7 @@ def _encoder_pixels(source: ClipFormat, width: int, height: int, settings: Encod
     if not found:
         raise InputError(
             f"{encoder} cannot write {width}x{height} pixels as {settings.pix_fmt or wanted.name} into {suffix}; "
-            "choose another --pix-fmt, --codec or .mkv"
+            "choose another --pix-fmt or --codec" + (" or .mkv" if suffix != ".mkv" else "")
         )
     return min(found, key=lambda pixels: (pixels.bits, -pixels.chroma_x - pixels.chroma_y))
 

@@ -90,8 +90,11 @@ def _pictures_only(container: av.container.InputContainer, source: Path) -> list
 
 
 def open_source(path: Path) -> av.container.InputContainer:
-    """Open a clip for copying; ``InputError`` where FFmpeg cannot."""
+    """Open a clip; ``InputError`` where FFmpeg cannot, or it is no file: a pipe can be read only once."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file; a clip comes through a pipe as y4m, with - as its name")
     try:
+        # Text that is not UTF-8 must not keep anyone from the pictures.
         return av.open(os.path.abspath(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a clip that can be read, or is truncated ({reason(error)})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ from msr.io.described import chroma_location, main_video, reason, set_aside, sid
 from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering, stretch
 from msr.io.image import MAX_PIXELS, check_file
 from msr.io.planes import is_full_range, read_planes
+from msr.io.streams import open_source
 
 #: Times beyond this are nonsense; it leaves room to add and to rescale them.
 _LATEST = 1 << 60
@@ -74,11 +74,7 @@ class VideoReader:
         self._deinterlace = deinterlace
         self._keep_going = keep_going
         self.damaged = 0
-        try:
-            # Text that is not UTF-8 must not keep anyone from the pictures.
-            self._container = av.open(os.path.abspath(self.path), metadata_errors="replace")
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{self.path} is not a clip that can be read, or is truncated ({reason(error)})") from None
+        self._container = open_source(self.path)
         try:
             self._open()
         except BaseException:

@@ -174,6 +174,7 @@ def upscale_video(
         chosen = _choose(asked.factor_of(*upright), model, device, dtype)
         choose_tile(tile, chosen.device)
         plan = _plan(clip.format, suffix, asked, chosen, tile, options)
+        notes += _unheeded(clip, plan.written, suffix, options)
         for note in [*notes, *(f"left out of {source}: {what}" for what in clip.left_out)]:
             report.note(note)
         if suffix == ".y4m":
@@ -192,6 +193,17 @@ def upscale_video(
             report.note(f"{clip.damaged} damaged places of {source} were passed over")
     width, height = plan.written.upright_size
     return Written(target_path, width, height, count, time.perf_counter() - started)
+
+
+def _unheeded(clip: io.ClipReader, written: io.ClipFormat, suffix: str, options: VideoOptions) -> list[str]:
+    """Sentences on what was asked for, or belongs to the clip, and has no effect on what is written."""
+    notes = []
+    if options.rate != VideoOptions.rate and not isinstance(clip, io.FolderReader):
+        notes.append("the clip has a frame rate of its own; --rate is for pictures")
+    if written.aspect is not None and suffix != ".y4m" and suffix.lower() not in io.VIDEO_SUFFIXES:
+        shape = f"{written.aspect.numerator}:{written.aspect.denominator}"
+        notes.append(f"pictures cannot say that their pixels are not square ({shape})")
+    return notes
 
 
 def _run_job(
