@@ -69,6 +69,8 @@ class Joined:
 
 def _check_whole(path: Path) -> None:
     """A segment must be as long as it says (RFC 8794, RFC 9559): a demuxer takes what is there of it for all."""
+    if not path.exists():
+        raise LastingError(f"{path} is missing")
     with path.open("rb") as file:
         head = file.read(64)
         at = head.find(b"\x18\x53\x80\x67") + 4  # the master element "Segment", its size in eight bytes

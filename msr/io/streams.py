@@ -140,8 +140,8 @@ def choose_streams(container: av.container.InputContainer, source: Path, suffix:
 
 def _held(stream: Any, suffix: str) -> bool:
     """Whether a container holds a stream, be it in another form."""
-    if is_cover(stream):
-        return suffix == ".mp4" or (suffix == ".mkv" and stream.codec_context.name in _COVERS)
+    if is_cover(stream) and suffix != ".mp4":
+        return suffix == ".mkv" and stream.codec_context.name in _COVERS
     return fits(stream, CONTAINERS[suffix]) or other_form(stream, CONTAINERS[suffix]) is not None
 
 

@@ -172,6 +172,9 @@ def test_segments_that_are_damaged_promise_nothing(stock: Path, tmp_path: Path) 
         LastingError, match=r"000000\.mkv is no segment .*; 14 frames are done and kept in .*\.b\.mp4\.msr$"
     ):
         msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    segment.unlink()
+    with pytest.raises(LastingError, match=r"000000\.mkv is missing; 14 frames are done and kept in .*\.b\.mp4\.msr$"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
 
 
 def test_a_folder_that_is_removed_by_half_names_no_segments(
