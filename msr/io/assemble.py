@@ -99,8 +99,8 @@ def assemble(
                         )
                     if count := cut.shortened.get(stream.index):
                         notes.append(
-                            f"{count} lines of the {kind(stream)} (stream {stream.index}) end where the next begins: "
-                            f"{suffix} shows no two at once"
+                            f"lines of the {kind(stream)} (stream {stream.index}) end where the next begins "
+                            f"({count} of them): {suffix} shows no two at once"
                         )
             if _lacks_aspect(video, clip, suffix):
                 set_display_size(part, title, clip)
