@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = _run(arguments)
     if arguments is None and threading.active_count() > 1:
         # A thread that waits for a silent pipe holds a lock that Python's own end would wait for, and then abort.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for file in filter(None, (sys.stdout, sys.stderr)):
+            file.flush()
         os._exit(code)
     return code
 
@@ -53,9 +54,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         options = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
-        sys.stdout.flush()
+        _flush()
     except MsrError as error:
         print(f"msr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        try:
+            _flush()
+        except OSError:
+            _forget_output()
         return error.exit_code
     except (RuntimeError, MemoryError) as error:
         from msr.pipelines.tiling import out_of_memory
@@ -65,12 +70,28 @@ def _run(arguments: Sequence[str] | None) -> int:
         print("msr: error: out of memory; a smaller --tile or --scale, or --device cpu, needs less", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _forget_output()
+        print(f"msr: error: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
         print("; ".join(["msr: interrupted", *filter(None, map(str, stopped.args))]), file=sys.stderr)
         return 130
     return 0
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _forget_output() -> None:
+    """What could not be written is not to be tried again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -288,7 +309,7 @@ def _verify(options: argparse.Namespace) -> None:
                 [[f.what, f.before, f.after, f.verdict] for f in findings])  # fmt: skip
     if worst(findings) == "lost":
         lost = ", ".join(finding.what for finding in findings if finding.verdict == "lost")
-        sys.stdout.flush()
+        _flush()
         raise WorkError(f"{options.after} has lost of {options.before}: {lost}")
 
 

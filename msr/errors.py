@@ -17,3 +17,7 @@ class WorkError(MsrError):
     """The input was fine and the work still failed: a full disk, a device that gave up."""
 
     exit_code = 1
+
+
+class LastingError(WorkError):
+    """Failed work that fails again however often it is tried in the same way."""

@@ -1,12 +1,18 @@
 """`msr video` from its words: sizes, parts, encoders, previews, lines of JSON, y4m from and to pipes."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from av.stream import Disposition
+from clips import Recipe, write
 from made import clip, weights
 
 from msr.cli import main
@@ -68,6 +74,16 @@ def test_a_part_of_the_clip(stock: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "b").iterdir())) == 4
 
 
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "scene:1.mkv", "file:x.mp4"])
+def test_a_name_is_no_protocol(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(stock / "a.mp4", tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    assert main(["video", name, "-o", f"large-{name}", "--model", str(stock / "tiny-image.safetensors"), "-q"]) == 0
+    assert main(["verify", name, f"large-{name}"]) == 0
+    assert {path.name for path in Path().iterdir()} == {name, f"large-{name}"}
+
+
 def test_a_preview_comes_first(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert video(stock, tmp_path / "b.mp4", "--preview", "0.1") == 0
     assert "preview of 3 frames in " in capfd.readouterr().err
@@ -107,6 +123,91 @@ def test_pipes_on_both_sides(stock: Path, tmp_path: Path) -> None:
     assert stream(tmp_path / "b.y4m")[:2] == ((128, 96), 3)
 
 
+@pytest.mark.parametrize("target", ["{}/b.mkv", "{}/b", "-"])
+@pytest.mark.parametrize(
+    ("words", "says"), [((), "has no frames"), (("--start", "0.08"), "has no frame from 0.08 s on")]
+)
+def test_y4m_without_frames(stock: Path, tmp_path: Path, target: str, words: tuple[str, ...], says: str) -> None:
+    frames = b"FRAME\n" + bytes(16 * 16 * 3 // 2)
+    source = b"YUV4MPEG2 W16 H16 F25:1 C420\n" + (frames * 2 if words else b"")
+    command = [sys.executable, "-m", "msr", "video", "-", "-o", target.format(tmp_path), "-q", *words, "--model"]
+    done = subprocess.run([*command, str(stock / "tiny-image.safetensors")], input=source, capture_output=True)
+    assert done.returncode == (2 if words else 1)
+    assert done.stderr.decode().endswith(f"msr: error: the standard input {says}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("video {stock}/a.mp4 -o - {model} >/dev/full", 1, "cannot write the standard output: No space left on device"),
+        ("info >/dev/full", 1, "cannot write the output: No space left on device"),
+        ("video {stock}/a.mp4 -o - {model} >&-", 2, "the standard output is closed"),
+        ("video - -o {stock}/b.mkv {model} <&-", 2, "the standard input is closed"),
+        ("models >&-", 0, ""),
+    ],
+)
+def test_pipes_that_are_full_or_closed(stock: Path, words: str, code: int, says: str) -> None:
+    line = f"{sys.executable} -m msr " + words.format(stock=stock, model=f"-q --model {stock}/tiny-image.safetensors")
+    done = subprocess.run(["sh", "-c", line], capture_output=True)
+    assert (done.returncode, done.stderr.decode()) == (code, f"msr: error: {says}\n" if says else "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_inputs_that_are_no_clips(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words.txt").write_text("hello\n" * 100)
+    os.mkfifo(tmp_path / "pipe.y4m")
+    with av.open(str(tmp_path / "song.mp4"), "w") as out:
+        sound, cover = out.add_stream("aac", rate=48000), out.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        out.mux([*cover.encode(av.VideoFrame(64, 48, "yuvj420p")), *cover.encode()])
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 4096), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate = 48000
+        out.mux([*sound.encode(silence), *sound.encode()])
+    for name, says in (
+        ("words.txt", "words.txt holds no video"),
+        ("song.mp4", "song.mp4 holds no video"),
+        ("pipe.y4m", "pipe.y4m is no regular file; a clip comes through a pipe as y4m, with - as its name"),
+    ):
+        assert main(["video", str(tmp_path / name), "-o", str(tmp_path / "b.mkv")]) == 2
+        assert says in capfd.readouterr().err
+        assert main(["verify", str(tmp_path / name), str(stock / "a.mp4")]) == 2
+        assert says in capfd.readouterr().err
+
+
+def test_what_has_no_effect_is_said(stock: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.mp4", Recipe(frames=1, aspect=Fraction(32, 27)))
+    model = str(stock / "tiny-image.safetensors")
+    assert main(["video", str(tmp_path / "a.mp4"), "-o", str(tmp_path / "b"), "--model", model, "--rate", "5"]) == 0
+    err = capfd.readouterr().err
+    assert "msr: the clip has a frame rate of its own; --rate is for pictures\n" in err
+    assert "msr: pictures cannot say that their pixels are not square (32:27)\n" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((".",), "the output '.' has no name"),
+        (("",), "the output '' has no name"),
+        (("", "--preview", "1"), "the output '' has no name"),
+        (("-", "--pix-fmt", "foo"), "foo is no pixel format"),
+        (("-", "--pix-fmt", "cuda"), "cuda is no pixel format"),
+        (("b", "--crf", "3"), "pictures have no --codec, no --crf and no --pix-fmt"),
+    ],
+)
+def test_outputs_that_cannot_be(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert video(stock, *words) == 2
+    assert says in capfd.readouterr().err
+    assert main(["video", "", "-o", "b.mp4"]) == 2
+    assert "the input has no name" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -117,6 +218,7 @@ def test_pipes_on_both_sides(stock: Path, tmp_path: Path) -> None:
         (["--scale", "nan"], "scale"),
         (["--codec", "theora"], "theora"),
         (["--crf", "-3"], "CRF"),
+        (["--crf", "1000"], "the CRF is 1000; libx264 takes numbers from 0 (no loss) to 51"),
         (["--pix-fmt", "pal8"], "pal8"),
         (["--start", "99"], "no frame from 99 s on"),
         (["--duration", "0"], "duration"),

@@ -9,7 +9,7 @@ from msr.io.encoders import VIDEO_SUFFIXES, EncoderSettings, check_video_suffix
 from msr.io.encoding import output_format
 from msr.io.exr import write_exr
 from msr.io.format import ClipFormat, Frame, LightLevel, Mastering, PixelFormat, planar_format, upright
-from msr.io.frames import FolderReader, FolderWriter, image_files, is_pattern, join_folders
+from msr.io.frames import FolderReader, FolderWriter, check_free, image_files, is_pattern, join_folders, pattern_files
 from msr.io.heif import HEIF_SUFFIXES
 from msr.io.image import (
     IMAGE_SUFFIXES,
@@ -61,6 +61,7 @@ __all__ = [
     "check_container",
     "check_file",
     "check_format",
+    "check_free",
     "check_output",
     "check_video_suffix",
     "convert_depth",
@@ -76,6 +77,7 @@ __all__ = [
     "join_folders",
     "open_clip",
     "output_format",
+    "pattern_files",
     "planar_format",
     "raw_exif",
     "raw_size",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 
 import av
 
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, WorkError
 from msr.io.described import main_video, reason
 from msr.io.encoders import CONTAINERS
 from msr.io.format import ClipFormat
 from msr.io.matroska import ROOM, set_display_size, with_static_hdr
 from msr.io.output import whole
 from msr.io.packets import Cut, Joined
-from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, open_source, own_keys, spelled, unsaid
+from msr.io.streams import add_copy, choose_streams, is_cover, kept_tags, kind, open_source, own_keys, spelled, unsaid
 
 #: The greatest time scale that MP4 has room for.
 _LARGEST_SCALE = (1 << 31) - 1
@@ -36,12 +37,14 @@ def assemble(
     *,
     start: float = 0,
     duration: float | None = None,
+    folder: Path | None = None,
 ) -> list[str]:
     """Join segments to one clip, with every other stream of the source, its chapters and its tags.
 
     Video packets are those of the segments and all others those of the source, bit for bit; times are exact in MP4 and
-    QuickTime, and in whole milliseconds in Matroska and WebM, as these have it. What cannot be held is as
-    ``check_container`` says.
+    QuickTime, and in whole milliseconds in Matroska and WebM, as these have it. MP4 and QuickTime begin at zero where
+    a source of another kind begins later. What cannot be held is as ``check_container`` says; the sound that an edit
+    list hides is left out.
 
     Args:
         target: the file to write; it appears under this name when it is whole.
@@ -50,6 +53,7 @@ def assemble(
         clip: of the segments' frames.
         start: as given to the reader; above 0, the target begins at time 0 with the first frame.
         duration: likewise; other streams end with the video where it is given.
+        folder: where it is written before it is whole; as for ``whole``.
 
     Returns:
         Sentences on what is left out.
@@ -71,28 +75,42 @@ def assemble(
         chosen = [origin.streams[i] for i in copied.streams] if origin is not None and copied is not None else []
         tags = kept_tags(origin.metadata) if origin is not None else {}
         notes = list(copied.notes) if copied is not None else []
-        part = stack.enter_context(whole(target))
+        part = stack.enter_context(whole(target, folder))
         try:
             joined = Joined(segments, clip)
             options = _options(suffix, clip, chosen, tags)
-            with av.open(str(part), "w", format=CONTAINERS[suffix], container_options=options) as out:
+            with av.open(os.path.abspath(part), "w", format=CONTAINERS[suffix], container_options=options) as out:
                 video = _add_video(out, segments[0], clip, origin, source, suffix)
                 title = video.metadata.get("title", "")
                 if _lacks_aspect(video, clip, suffix):
                     video.metadata["title"] = title + " " * ROOM
                 copies = {stream.index: add_copy(out, stream) for stream in chosen}
                 out.metadata.update(tags)
-                cut = Cut(joined, origin, start, duration)
+                cut = Cut(joined, origin, start, duration, suffix in (".mp4", ".mov"))
                 if origin is not None:
                     out.set_chapters(cut.chapters(origin.chapters()))
+                out.start_encoding()  # from here on the streams count time as the container does
                 _mux(out, joined.packets(video, cut), cut.packets(origin, chosen, copies))
+                for stream in chosen:
+                    if count := cut.moved.get(stream.index):
+                        notes.append(
+                            f"times of the {kind(stream)} (stream {stream.index}) repeat or go back ({count} of them); "
+                            "their packets follow those before them"
+                        )
+                    if count := cut.shortened.get(stream.index):
+                        notes.append(
+                            f"lines of the {kind(stream)} (stream {stream.index}) end where the next begins "
+                            f"({count} of them): {suffix} shows no two at once"
+                        )
             if _lacks_aspect(video, clip, suffix):
                 set_display_size(part, title, clip)
             if origin is not None and copied is not None:
-                with av.open(str(part)) as result:
+                with av.open(os.path.abspath(part)) as result:
                     notes += unsaid(origin, copied, result)
-        except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
+        except OSError as error:
             raise WorkError(f"cannot write {target}: {reason(error)}") from None
+        except (av.error.FFmpegError, ValueError, OverflowError) as error:
+            raise LastingError(f"cannot write {target}: {reason(error)}") from None
     return notes
 
 
@@ -147,7 +165,7 @@ def _lacks_aspect(stream: Any, clip: ClipFormat, suffix: str) -> bool:
 def _template(segment: Path, clip: ClipFormat) -> av.container.InputContainer:
     """The segment, or its beginning with static HDR metadata beside those that some codecs have in their stream."""
     if clip.mastering is None and clip.light_level is None:
-        return av.open(str(segment))
+        return av.open(os.path.abspath(segment))
     with segment.open("rb") as file:
         head = file.read(_HEAD)
     return av.open(io.BytesIO(with_static_hdr(head, clip)), "r", format="matroska")

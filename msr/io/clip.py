@@ -6,6 +6,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+from msr.errors import InputError
 from msr.io.frames import FolderReader, is_pattern
 from msr.io.video import VideoReader
 from msr.io.y4m import Y4mReader
@@ -44,6 +45,8 @@ def open_clip(
         ...     print(clip.format.rate)
     """
     if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("the standard input is closed")
         return Y4mReader(sys.stdin.buffer, "the standard input", start=start, duration=duration)
     path = Path(path)
     if path.is_dir() or is_pattern(path):

@@ -8,6 +8,9 @@ from fractions import Fraction
 
 import av
 
+#: Columns and rows of the smallest frame that the filter takes.
+_SMALLEST = (3, 4)
+
 
 def deinterlaced(frames: Iterable[av.VideoFrame], base: Fraction) -> Iterator[av.VideoFrame]:
     """Deinterlace the frames that are marked as interlaced, and pass the others through as they are.
@@ -28,6 +31,9 @@ def deinterlaced(frames: Iterable[av.VideoFrame], base: Fraction) -> Iterator[av
     graph: av.filter.Graph | None = None
     waiting: deque[tuple[int | None, int]] = deque()
     for frame in frames:
+        if frame.width < _SMALLEST[0] or frame.height < _SMALLEST[1]:
+            yield frame
+            continue
         graph = graph or _graph(frame, base)
         waiting.append((frame.pts, frame.duration))
         graph.vpush(frame)

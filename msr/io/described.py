@@ -57,12 +57,15 @@ def chroma_location(container: av.container.InputContainer, stream: av.VideoStre
 
 
 def main_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first video stream that is not a cover picture; ``InputError`` where there is no video."""
-    streams = container.streams.video
-    if not streams:
-        raise InputError(f"{path} holds no video")
+    """The first video stream that is not a cover picture; ``InputError`` where there is no video.
+
+    A cover alone counts only without sound. Text is none, which FFmpeg would show as on a terminal.
+    """
+    streams = list(container.streams.video) if container.format.name != "tty" else []
     moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
-    return (moving or list(streams))[0]
+    if not moving and (not streams or container.streams.audio):
+        raise InputError(f"{path} holds no video")
+    return (moving or streams)[0]
 
 
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:

@@ -77,7 +77,8 @@ def check_encoder(encoder: str, suffix: str) -> None:
             if suffix in (".mp4", ".mov"):  # these refuse some only here; Matroska wants the encoder's data as well
                 container.start_encoding()
     except (av.error.FFmpegError, ValueError):
-        raise InputError(f"{suffix} cannot hold video of {encoder}; choose another --codec or .mkv") from None
+        other = "choose another --codec" + (" or .mkv" if suffix != ".mkv" else "")
+        raise InputError(f"{suffix} cannot hold video of {encoder}; {other}") from None
 
 
 def encoder_pix_fmt(encoder: str, pixels: PixelFormat) -> str:
@@ -99,8 +100,9 @@ def encoder_options(encoder: str, clip: ClipFormat, settings: EncoderSettings) -
     if settings.crf is not None and encoder not in _CRF and encoder.startswith(("ffv1", "prores", "dnxhd")):
         raise InputError(f"{encoder} has no quality (CRF) to choose")
     crf = settings.crf if settings.crf is not None else _CRF.get(encoder)
-    if crf is not None and crf < 0:
-        raise InputError(f"the CRF is {crf:g}; a number from 0 (no loss) on is expected")
+    worst = 51 if encoder in ("libx264", "libx265") else 63
+    if crf is not None and not 0 <= crf <= worst:
+        raise InputError(f"the CRF is {crf:g}; {encoder} takes numbers from 0 (no loss) to {worst}")
     if crf == 0 and encoder in ("libx264", "libx265", "libvpx-vp9"):
         options |= {"libx264": {"qp": "0"}, "libx265": {}, "libvpx-vp9": {"lossless": "1"}}[encoder]
         params += ["lossless=1"] if encoder == "libx265" else []

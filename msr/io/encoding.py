@@ -41,6 +41,8 @@ def output_format(source: ClipFormat, width: int, height: int, settings: Encoder
     elif suffix in CONTAINERS:
         pixels, fixed = _encoder_pixels(source, width, height, settings, suffix), True
     else:
+        if settings != EncoderSettings():
+            raise InputError("pictures have no --codec, no --crf and no --pix-fmt")
         deep = source.pixels.bits > 8 and suffix in (".png", ".tif", ".tiff")
         pixels, fixed = PixelFormat("rgb48le" if deep else "rgb24", 16 if deep else 8, 0, 0, "rgb"), False
     written = dataclasses.replace(source, width=width, height=height, pixels=pixels)
@@ -63,13 +65,7 @@ def output_format(source: ClipFormat, width: int, height: int, settings: Encoder
 
 
 def _encoder_pixels(source: ClipFormat, width: int, height: int, settings: EncoderSettings, suffix: str) -> PixelFormat:
-    if settings.pix_fmt is not None:
-        try:
-            wanted = planar_format(settings.pix_fmt)
-        except ValueError:
-            raise InputError(f"{settings.pix_fmt} is no pixel format; yuv420p and yuv444p10le are two") from None
-    else:
-        wanted = _wanted(source)
+    wanted = _named(settings.pix_fmt) if settings.pix_fmt is not None else _wanted(source)
     encoder = choose_encoder(settings, wanted.bits, suffix)
     check_encoder(encoder, suffix)
     known = [planar_format(name) for name in encoder_formats(encoder)]
@@ -86,9 +82,16 @@ def _encoder_pixels(source: ClipFormat, width: int, height: int, settings: Encod
     if not found:
         raise InputError(
             f"{encoder} cannot write {width}x{height} pixels as {settings.pix_fmt or wanted.name} into {suffix}; "
-            "choose another --pix-fmt, --codec or .mkv"
+            "choose another --pix-fmt or --codec" + (" or .mkv" if suffix != ".mkv" else "")
         )
     return min(found, key=lambda pixels: (pixels.bits, -pixels.chroma_x - pixels.chroma_y))
+
+
+def _named(pix_fmt: str) -> PixelFormat:
+    try:
+        return planar_format(pix_fmt)
+    except ValueError:
+        raise InputError(f"{pix_fmt} is no pixel format; yuv420p and yuv444p10le are two") from None
 
 
 def _wanted(source: ClipFormat) -> PixelFormat:
@@ -109,7 +112,7 @@ def _suffix(bits: int) -> str:
 def _y4m_pixels(source: ClipFormat, settings: EncoderSettings) -> PixelFormat:
     if settings.codec is not None or settings.crf is not None:
         raise InputError("y4m holds frames as they are; it has no --codec and no --crf")
-    pixels = planar_format(settings.pix_fmt) if settings.pix_fmt else source.pixels
+    pixels = _named(settings.pix_fmt) if settings.pix_fmt else source.pixels
     if pixels.kind == "rgb":
         pixels = planar_format("yuv444p" + _suffix(min(pixels.bits, 12)))
     if (pixels.chroma_x, pixels.chroma_y) == (0, 1):

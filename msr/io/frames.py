@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -79,23 +80,52 @@ def pattern_files(pattern: Path) -> list[Path]:
         >>> pattern_files(Path("frames/%05d.png"))    # doctest: +SKIP
         [PosixPath('frames/00001.png'), PosixPath('frames/00002.png')]
     """
-    before, after = _NUMBER.split(pattern.name)[0], _NUMBER.split(pattern.name)[-1]
-    shape = re.compile(re.escape(before) + r"(\d{1,18})" + re.escape(after))
-    try:
-        names = [path.name for path in pattern.parent.iterdir()]
-    except OSError as error:
-        raise InputError(f"cannot read {pattern.parent}: {error.strerror or error}") from None
-    numbers = sorted(
-        int(found[1])
-        for name in names
-        if (found := shape.fullmatch(name)) and _numbered(pattern, int(found[1])) == name
-    )
+    numbers = _numbers(pattern)
     if not numbers:
         raise InputError(f"there are no pictures {pattern}")
     for number, expected in zip(numbers, range(numbers[0], numbers[0] + len(numbers)), strict=True):
         if number != expected:
             raise InputError(f"{pattern.with_name(_numbered(pattern, expected))} is missing")
     return [pattern.with_name(_numbered(pattern, number)) for number in numbers]
+
+
+def check_free(pattern: Path, own: Iterable[Path] = ()) -> None:
+    """Refuse to write under a pattern that names files which are there: they would be replaced.
+
+    Args:
+        pattern: a path with one ``%d`` or ``%05d`` in its name.
+        own: folders of what is to be written; what ``join_folders`` has made of them already may be there.
+
+    Raises:
+        InputError: the first file that is in the way, or a folder that cannot be read.
+
+    Example:
+        >>> check_free(Path("frames/%05d.png"))    # doctest: +SKIP
+    """
+    made = {file.name: file for folder in own for file in folder.iterdir()}
+    for number in _numbers(pattern):
+        there = pattern.with_name(_numbered(pattern, number))
+        if there.name not in made or not _same(there, made[there.name]):
+            raise InputError(f"{there} exists; pictures are written to names that are free")
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.samefile(other) or filecmp.cmp(path, other, shallow=False)
+
+
+def _numbers(pattern: Path) -> list[int]:
+    """The numbers of the files that a pattern names, in order."""
+    before, after = _NUMBER.split(pattern.name)[0], _NUMBER.split(pattern.name)[-1]
+    shape = re.compile(re.escape(before) + r"(\d{1,18})" + re.escape(after))
+    try:
+        names = [path.name for path in pattern.parent.iterdir()]
+    except OSError as error:
+        raise InputError(f"cannot read {pattern.parent}: {error.strerror or error}") from None
+    return sorted(
+        int(found[1])
+        for name in names
+        if (found := shape.fullmatch(name)) and _numbered(pattern, int(found[1])) == name
+    )
 
 
 def _numbered(pattern: Path, number: int) -> str:
@@ -231,7 +261,7 @@ class FolderWriter:
         self._count += 1
 
 
-def join_folders(target: Path, folders: Sequence[Path]) -> None:
+def join_folders(target: Path, folders: Sequence[Path], folder: Path | None = None) -> None:
     """Give the pictures of folders that ``FolderWriter`` made their place, without a second copy where the disk can.
 
     The folders keep theirs: what is killed half-way can be done again.
@@ -239,18 +269,21 @@ def join_folders(target: Path, folders: Sequence[Path]) -> None:
     Args:
         target: a folder, made by this, or a pattern such as ``out/%06d.png`` in a folder that exists.
         folders: with pictures whose numbers go on from folder to folder.
+        folder: where a folder is made before it is whole; as for ``whole``.
 
     Raises:
+        InputError: a file of another content has one of the names.
         WorkError: a picture cannot be linked or copied.
 
     Example:
         >>> join_folders(Path("out"), [Path("job/0"), Path("job/1")])    # doctest: +SKIP
     """
     try:
-        if is_pattern(target) or _NUMBER.search(target.name):
+        if is_pattern(target):
+            check_free(target, folders)
             _link(folders, target.parent)
             return
-        with whole(target) as part:
+        with whole(target, folder) as part:
             part.mkdir()
             _link(folders, part)
     except OSError as error:

@@ -41,14 +41,15 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well, else remove it.
+def whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path; rename it to ``path`` when the block ends well, else remove it.
 
     A reader never sees half a result and an existing file stays until the new one is whole (``os.replace`` is atomic
     within a folder, POSIX rename). The block may write a file or make a folder at the temporary path.
 
     Args:
         path: the final name.
+        folder: where it lies, on the same disk; None: beside ``path``. What a killed process leaves stays there.
 
     Yields:
         The temporary path, with the suffix of ``path`` so that a muxer still recognises its format.
@@ -60,9 +61,10 @@ def whole(path: Path) -> Iterator[Path]:
         >>> with whole(Path("/tmp/note.txt")) as part:
         ...     _ = part.write_text("all of it")
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    beside = folder or path.parent
+    part = beside / f".{path.stem}.{os.getpid()}.part{path.suffix}"
     if len(os.fsencode(part.name)) > 255:  # what file systems take
-        part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part{path.suffix}")
+        part = beside / f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part{path.suffix}"
     try:
         yield part
         os.replace(part, path)

@@ -64,7 +64,7 @@ class SegmentWriter:
             part = stack.enter_context(whole(self.path))
             try:
                 self._container = av.open(
-                    str(part), "w", format="matroska", container_options={"avoid_negative_ts": "disabled"}
+                    os.path.abspath(part), "w", format="matroska", container_options={"avoid_negative_ts": "disabled"}
                 )
             except (av.error.FFmpegError, OSError) as error:
                 raise WorkError(f"cannot write {self.path}: {reason(error)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ class Copied:
 def check_container(source: Path | None, suffix: str) -> list[str]:
     """Refuse a container that cannot hold the streams of a source, before any work is done for it.
 
-    Each stream is tried in the muxer itself. Audio, subtitles and attachments that do not fit are an error. Data tracks
-    that FFmpeg cannot write (of some cameras) are left out and said.
+    Each stream is tried in the muxer itself. Audio, subtitles and attachments that do not fit are an error where
+    another container takes them; else they are left out and said, as data tracks are that FFmpeg cannot write (of some
+    cameras).
 
     Args:
         source: the clip whose streams go along; None: there are none.
@@ -88,9 +90,12 @@ def _pictures_only(container: av.container.InputContainer, source: Path) -> list
 
 
 def open_source(path: Path) -> av.container.InputContainer:
-    """Open a clip for copying; ``InputError`` where FFmpeg cannot."""
+    """Open a clip; ``InputError`` where FFmpeg cannot, or it is no file: a pipe can be read only once."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file; a clip comes through a pipe as y4m, with - as its name")
     try:
-        return av.open(str(path), metadata_errors="replace")
+        # Text that is not UTF-8 must not keep anyone from the pictures.
+        return av.open(os.path.abspath(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a clip that can be read, or is truncated ({reason(error)})") from None
 
@@ -100,37 +105,59 @@ def choose_streams(container: av.container.InputContainer, source: Path, suffix:
     main = main_video(container, source) if container.streams.video else None
     fitting: list[int] = []
     notes: list[str] = []
-    wrong: list[str] = []
+    wrong: list[Any] = []
+    wanted: list[Any] = []  # all that some container holds
     for stream in container.streams:
         if main is not None and stream.index == main.index:
             continue
         if belongs_to_chapters(stream, container) or is_timecode(stream):
             continue
-        if is_cover(stream) and suffix != ".mp4" and not (suffix == ".mkv" and stream.codec_context.name in _COVERS):
+        held = [other for other in CONTAINERS if _held(stream, other)]
+        if is_cover(stream) and suffix not in held:
             notes.append(f"{suffix} cannot hold the cover picture (stream {stream.index}); it is left out")
-        elif fits(stream, CONTAINERS[suffix]):
+        elif suffix in held:
             fitting.append(stream.index)
-        elif form := other_form(stream, CONTAINERS[suffix]):
-            fitting.append(stream.index)
-            notes.append(f"the {kind(stream)} (stream {stream.index}) is written as {form}, without styles")
+            wanted += [stream] if stream.type not in ("data", "unknown") and not is_cover(stream) else []
+            if not fits(stream, CONTAINERS[suffix]):
+                form = other_form(stream, CONTAINERS[suffix])
+                notes.append(f"the {kind(stream)} (stream {stream.index}) is written as {form}, without styles")
         elif stream.type in ("data", "unknown"):
             notes.append(f"{suffix} cannot hold the data of stream {stream.index} ({kind(stream)}); it is left out")
+        elif not held:
+            notes.append(f"no container can hold the {kind(stream)} (stream {stream.index}); it is left out")
         else:
-            wrong.append(f"the {kind(stream)} (stream {stream.index})")
+            wrong.append(stream)
+            wanted.append(stream)
     if wrong:
-        other = "choose .mkv" if suffix != ".mkv" else "choose .mov"
-        raise InputError(f"{suffix} cannot hold {' and '.join(wrong)} of {source}; {other}")
+        whole = [other for other in CONTAINERS if all(_held(stream, other) for stream in wanted)]
+        names = [f"the {kind(stream)} (stream {stream.index})" for stream in wrong]
+        if whole or suffix != ".mkv":
+            other = ".mkv" if ".mkv" in whole or not whole else whole[0]
+            raise InputError(f"{suffix} cannot hold {' and '.join(names)} of {source}; choose {other}")
+        notes += [f"no container can hold all streams; {name} is left out" for name in names]
     return Copied(tuple(fitting), tuple(notes))
+
+
+def _held(stream: Any, suffix: str) -> bool:
+    """Whether a container holds a stream, be it in another form."""
+    if is_cover(stream) and suffix != ".mp4":
+        return suffix == ".mkv" and stream.codec_context.name in _COVERS
+    return fits(stream, CONTAINERS[suffix]) or other_form(stream, CONTAINERS[suffix]) is not None
 
 
 def fits(stream: Any, container: str) -> bool:
     """Whether a container's muxer takes a stream: a header with nothing else in it is written to memory."""
     if stream.type == "attachment" or (is_cover(stream) and container == "matroska"):
         return container == "matroska"  # which keeps covers as attachments
+    made = io.BytesIO()
     try:
-        with av.open(io.BytesIO(), "w", format=container) as trial:
+        with av.open(made, "w", format=container) as trial:
             trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
+        if stream.type == "data":  # of which MP4 writes some that nothing can read
+            made.seek(0)
+            with av.open(made) as result:
+                return len(result.streams) == 1
     except (av.error.FFmpegError, ValueError, NotImplementedError):
         return False
     return True

@@ -12,7 +12,6 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from msr.io.described import main_video
 from msr.io.format import UNSPECIFIED, ClipFormat, Frame, LightLevel, Mastering
 from msr.io.streams import open_source
 from msr.io.video import VideoReader
@@ -84,12 +83,13 @@ def _open(path: Path) -> VideoReader:
 
 
 def frame_times(path: Path) -> tuple[list[Fraction], Fraction]:
-    """When the frames of a clip are shown, in seconds and in order, and the step that its times are counted in."""
-    with open_source(path) as container:
-        stream = main_video(container, path)
-        base = stream.time_base or Fraction(1, 1000)
-        ticks = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
-    return [tick * base for tick in ticks], base
+    """When the frames of a clip are shown, in seconds and in order, and the step that its times are counted in.
+
+    They are decoded: what is cut off by an edit list or has lost its key frame is not shown.
+    """
+    with _open(path) as clip:
+        base = clip.format.time_base
+        return [tick * base for tick in clip.times()], base
 
 
 def _time_findings(a: tuple[list[Fraction], Fraction], b: tuple[list[Fraction], Fraction]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 import av
 
 from msr.io.described import main_video
+from msr.io.packets import audible
 from msr.io.streams import QUICKTIME_LANGUAGES, belongs_to_chapters, is_cover, is_timecode, kept_tags
 from msr.io.verify import Finding, Verdict
 
@@ -78,7 +79,7 @@ def _tracks(container: av.container.InputContainer, path: Path) -> list[_Track]:
             track.digests.append(_digest(stream.data))  # type: ignore[attr-defined]
         found[stream.index] = track
     wanted = [stream for stream in container.streams if stream.index in found and stream.type != "attachment"]
-    for packet in container.demux(wanted) if wanted else ():
+    for packet in audible(container.demux(wanted)) if wanted else ():
         track = found[packet.stream.index]
         data = _payload(packet, track)
         if data and (packet.pts is not None or track.kind == "cover"):

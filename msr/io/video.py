@@ -10,15 +10,19 @@ from pathlib import Path
 import av
 from av.video.reformatter import ColorRange
 
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, WorkError
 from msr.io.deinterlace import deinterlaced
 from msr.io.described import chroma_location, main_video, reason, set_aside, side_data
 from msr.io.format import UNSPECIFIED, ClipFormat, Frame, planar_format, read_light_level, read_mastering, stretch
 from msr.io.image import MAX_PIXELS, check_file
 from msr.io.planes import is_full_range, read_planes
+from msr.io.streams import open_source
 
 #: Times beyond this are nonsense; it leaves room to add and to rescale them.
 _LATEST = 1 << 60
+
+#: Said of damage.
+_HOW = "--keep-going passes over it"
 
 #: Decoders of codecs in which a packet may hold no frame to show.
 _SEVERAL = ("vp8", "libvpx", "vp9", "libvpx-vp9", "mpeg4", "msmpeg4v3")
@@ -70,11 +74,7 @@ class VideoReader:
         self._deinterlace = deinterlace
         self._keep_going = keep_going
         self.damaged = 0
-        try:
-            # Text that is not UTF-8 must not keep anyone from the pictures.
-            self._container = av.open(str(self.path), metadata_errors="replace")
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{self.path} is not a clip that can be read, or is truncated ({reason(error)})") from None
+        self._container = open_source(self.path)
         try:
             self._open()
         except BaseException:
@@ -92,7 +92,7 @@ class VideoReader:
             )
         size = self.path.stat().st_size
         if not self._keep_going and any(entry.pos + entry.size > size for entry in stream.index_entries):
-            raise WorkError(f"{self.path} is truncated: its index points beyond the end of the file")
+            raise LastingError(f"{self.path} is truncated: its index points beyond the end of the file; {_HOW}")
         stream.thread_type = "AUTO"
         rate = stream.guessed_rate or stream.average_rate
         self._rate = rate if rate and rate > 0 else Fraction(25)
@@ -119,16 +119,19 @@ class VideoReader:
         sides = side_data(frame)
         turned = _matrix(sides.get("DISPLAYMATRIX", b""), frame.rotation)
         matrix = int(frame.colorspace)
+        pixels, codec = planar_format(frame.format.name), self._stream.codec_context.name
+        # H.264 and H.265 mean the limited range where they say none; gray of others is that of pictures.
+        gray = pixels.kind == "gray" and not int(frame.color_range) and codec not in ("h264", "hevc")
         return ClipFormat(
             width=frame.width,
             height=frame.height,
             rate=self._rate,
             time_base=self._base,
-            pixels=planar_format(frame.format.name),
+            pixels=pixels,
             matrix=matrix if matrix != 3 else UNSPECIFIED,  # 3 is reserved
             primaries=int(frame.color_primaries) or UNSPECIFIED,
             transfer=int(frame.color_trc) or UNSPECIFIED,
-            full_range=is_full_range(frame) and int(frame.color_range) != ColorRange.MPEG,
+            full_range=gray or (is_full_range(frame) and int(frame.color_range) != ColorRange.MPEG),
             chroma_location=chroma_location(self._container, self._stream),
             aspect=aspect if aspect and aspect != 1 and Fraction(1, 100) < aspect < 100 else None,
             display_matrix=turned,
@@ -151,6 +154,11 @@ class VideoReader:
         while (item := self._next()) is not None:
             decoded, pts, duration = item
             yield Frame(read_planes(decoded, self.format.pixels), pts, duration, self.format)
+
+    def times(self) -> Iterator[int]:
+        """When the frames are shown, in units of ``format.time_base``; as iteration, but no planes are read."""
+        while (item := self._next()) is not None:
+            yield item[1]
 
     def skip(self, count: int) -> None:
         """Pass over frames as if they had been read; they are decoded, so that what follows is the same.
@@ -226,7 +234,9 @@ class VideoReader:
         length = self._length
         if (end - min(start, 0)) * self._base < length - max(2 / self._rate, length / 100):
             seconds = float(end * self._base), float(length)
-            raise WorkError(f"{self.path} is truncated: it ends after {seconds[0]:.2f} of {seconds[1]:.2f} s")
+            raise LastingError(
+                f"{self.path} is truncated: it ends after {seconds[0]:.2f} of {seconds[1]:.2f} s; {_HOW}"
+            )
 
     def _ticks(self, value: int | None) -> int | None:
         """A time of the file in units of ``format.time_base``; None where it is missing or nonsense."""
@@ -253,7 +263,7 @@ class VideoReader:
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt and not self._passed_over():
-                    raise WorkError(f"{self.path} is truncated or damaged at frame {count}")
+                    raise LastingError(f"{self.path} is truncated or damaged at frame {count}; {_HOW}")
                 if packet.size and packet.pts is not None and self._one_each and not packet.is_discard:
                     due.add(packet.pts)
                 for decoded in self._decode(packet):
@@ -262,7 +272,7 @@ class VideoReader:
                     # Before the first key frame there is nothing to be decoded.
                     lost = decoded.is_corrupt or (missing and count > 0)
                     if lost and not self._passed_over():
-                        raise WorkError(f"{self.path} is damaged at frame {count}")
+                        raise LastingError(f"{self.path} is damaged at frame {count}; {_HOW}")
                     now = decoded.width, decoded.height, planar_format(decoded.format.name).name
                     if size is not None and size != now:
                         raise InputError(
@@ -273,7 +283,9 @@ class VideoReader:
                     count += 1
         except (av.error.FFmpegError, ValueError) as error:
             if not self._passed_over():
-                raise WorkError(f"{self.path} is truncated or damaged at frame {count} ({reason(error)})") from None
+                raise LastingError(
+                    f"{self.path} is truncated or damaged at frame {count} ({reason(error)}); {_HOW}"
+                ) from None
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         try:

@@ -46,8 +46,8 @@ class Y4mReader:
         damaged: 0.
 
     Raises:
-        InputError: not y4m, of a format that msr does not read, or interlaced.
-        WorkError: (while reading) the stream ends within a frame.
+        InputError: not y4m, of a format that msr does not read, or interlaced; ``start`` beyond the end.
+        WorkError: (while reading) the stream has no frames, or ends within one.
 
     Example:
         >>> import io
@@ -71,7 +71,11 @@ class Y4mReader:
         first = math.ceil(begin * rate)
         self._end = None if end is None else math.ceil(end * rate)
         self._index = 0
-        self.skip(first)
+        self._start, self._seconds = first, float(begin)
+        while self._index < first:
+            if self._read() is None:
+                raise self._nothing()
+            self._index += 1
 
     def _header(self) -> ClipFormat:
         line = self._line() or ""
@@ -86,13 +90,15 @@ class Y4mReader:
             raise InputError(f"{self._name} is interlaced; it must be deinterlaced first (ffmpeg -vf bwdif)")
         rate, aspect = _ratio(fields.get("F", "")) or Fraction(25), _ratio(fields.get("A", ""))
         coding = fields.get("C", "420")
+        pixels = self._pixels(coding)
         return ClipFormat(
             width=width,
             height=height,
             rate=rate,
             time_base=1 / rate,
-            pixels=self._pixels(coding),
-            full_range="XCOLORRANGE=FULL" in words,
+            pixels=pixels,
+            # Gray that does not say its range is that of pictures.
+            full_range="XCOLORRANGE=FULL" in words or (pixels.kind == "gray" and "XCOLORRANGE=LIMITED" not in words),
             chroma_location=_LOCATIONS.get(coding, "unspecified"),
             aspect=aspect if aspect != 1 else None,
         )
@@ -119,6 +125,8 @@ class Y4mReader:
         while self._end is None or self._index < self._end:
             planes = self._read()
             if planes is None:
+                if self._index == self._start:
+                    raise self._nothing()
                 return
             self._index += 1
             yield Frame(planes, self._index - 1, 1, self.format)
@@ -133,6 +141,11 @@ class Y4mReader:
             if self._read() is None:
                 raise WorkError(f"{self._name} has only {self._index} frames")
             self._index += 1
+
+    def _nothing(self) -> InputError | WorkError:
+        if self._start:
+            return InputError(f"{self._name} has no frame from {self._seconds:g} s on")
+        return WorkError(f"{self._name} has no frames")
 
     def _read(self) -> tuple[np.ndarray, ...] | None:
         line = self._line(end=True)

@@ -136,10 +136,15 @@ def pipe_writer(file: Any, plan: Plan) -> Callable[[Items], None]:
     """A writer for ``run_clip`` that writes y4m into an open file."""
 
     def write(items: Items) -> None:
-        with io.Y4mWriter(file, plan.written) as out:
-            for item in items:
-                if isinstance(item, Finished):
-                    item.write(out)
+        try:
+            with io.Y4mWriter(file, plan.written) as out:
+                for item in items:
+                    if isinstance(item, Finished):
+                        item.write(out)
+        except BrokenPipeError:  # its reader has seen enough
+            raise
+        except OSError as error:
+            raise WorkError(f"cannot write the standard output: {error.strerror or error}") from None
 
     return write
 

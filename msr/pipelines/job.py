@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from msr.pipelines.stream import StreamState
 
 #: Of the journal's form; another one is not read.
 _VERSION = 1
+
+#: What may be asked for only when a run goes on: without it, that has stopped before the first frame it is about.
+_LATER = ("keep_going", "deinterlace")
 
 
 class Job:
@@ -77,12 +81,14 @@ class Job:
             differing = sorted(
                 key for key in self._asked.keys() | there["asked"].keys()
                 if self._asked.get(key) != there["asked"].get(key)
+                and not (key in _LATER and self._asked.get(key) is True and there["asked"].get(key) is False)
             )  # fmt: skip
             if differing:
                 key = differing[0]
+                was, now = _where_apart(str(there["asked"].get(key)), str(self._asked.get(key)))
                 raise InputError(
-                    f"cannot go on with {self.target}: {key} was {there['asked'].get(key)} and is now "
-                    f"{self._asked.get(key)}; ask for the same, or remove the folder {self.folder}"
+                    f"cannot go on with {self.target}: {key} was {was} and is now {now}; ask for the same, or remove "
+                    f"the folder {self.folder}"
                 )
             self.segments, self.frames = int(there["segments"]), int(there["frames"])
             self.state = StreamState.load(self._state_file(self.segments))
@@ -155,13 +161,34 @@ def job_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.msr")
 
 
+def discard_job(target: Path) -> None:
+    """Remove what a run has left of an output.
+
+    Raises:
+        InputError: a process is at it.
+    """
+    folder = job_folder(target)
+    if folder.exists():
+        lock = _lock(folder / "lock", target)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
 def describe_source(source: Path) -> str:
-    """What tells a clip from another under the same name: size and time of the file, or of the files of a folder."""
-    if not source.exists():
-        return str(source)
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    size, time = sum(file.stat().st_size for file in files), max((file.stat().st_mtime_ns for file in files), default=0)
-    return f"{source.resolve()} of {size} bytes, changed at {time}"
+    """What tells a clip from another under the same name: size and time of the file; of pictures, their names too."""
+    if str(source) == "-":
+        return "-"
+    pictures = source.is_dir() or io.is_pattern(source)
+    files = (io.image_files(source) if source.is_dir() else io.pattern_files(source)) if pictures else [source]
+    try:
+        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror or error}") from None
+    size, time = sum(fact[1] for fact in facts), max(fact[2] for fact in facts)
+    said = f"{source.resolve()} of {size} bytes, changed at {time}"
+    return (
+        f"{said}, {len(facts)} pictures {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}" if pictures else said
+    )
 
 
 def describe_model(module: nn.Module) -> str:
@@ -183,6 +210,14 @@ def _read(journal: Path) -> dict[str, Any] | None:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{journal} cannot be used ({error}); remove its folder to begin anew") from None
+
+
+def _where_apart(was: str, now: str) -> tuple[str, str]:
+    """The first parts of two descriptions that differ, without the name of what is described."""
+    for one, other in zip(was.split(", "), now.split(", "), strict=False):
+        if one != other:
+            return re.sub(r"^\w+\(", "", one), re.sub(r"^\w+\(", "", other)
+    return was, now
 
 
 def _lock(path: Path, target: Path) -> int:

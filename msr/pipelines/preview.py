@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from msr.errors import InputError
 from msr.ops.resize import resize
 from msr.pipelines.choose import Model
 from msr.pipelines.image import Written
+from msr.pipelines.job import discard_job
 from msr.pipelines.progress import Report
-from msr.pipelines.video import VideoOptions, upscale_video
+from msr.pipelines.video import VideoOptions, check_names, upscale_video
 
 #: Width in pixels of the line between before and after.
 _LINE = 4
@@ -64,12 +66,15 @@ def preview_video(
         raise InputError("a preview needs files; standard input can be read only once")
     if not seconds > 0:
         raise InputError(f"the preview must last more than 0 seconds, got {seconds:g}")
+    check_names(source, target)
     options = options or VideoOptions()
     length = seconds if options.duration is None else min(seconds, options.duration)
     target = Path(target)
     suffix = target.suffix if target.suffix.lower() in io.VIDEO_SUFFIXES else ".mp4"
     clip = target.with_name(f"{target.stem.replace('%', '')}.preview{suffix}")
-    part = dataclasses.replace(options, duration=length, resume=False)
+    # It is short: nothing of it is kept when it is stopped, and what a killed one has left is in nobody's way.
+    part = dataclasses.replace(options, duration=length, resume=False, segment=sys.maxsize)
+    discard_job(clip)
     written = upscale_video(
         source, clip, scale, model, device=device, dtype=dtype, tile=tile, options=part, progress=progress
     )

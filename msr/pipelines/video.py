@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from msr import io
-from msr.errors import InputError, WorkError
+from msr.errors import InputError, LastingError, MsrError
 from msr.pipelines.choose import MAX_OUTPUT_PIXELS, Chosen, Model, choose_model, nearest_scale
 from msr.pipelines.clip import Plan, pipe_writer, run_clip, segment_writer
 from msr.pipelines.image import Written
-from msr.pipelines.job import Job, describe_model, describe_source
+from msr.pipelines.job import Job, describe_model, describe_source, job_folder
 from msr.pipelines.pixels import Image, Layout, describe, pack, unpack
 from msr.pipelines.progress import Bar, Report
 from msr.pipelines.scenes import thumbnail
@@ -155,6 +155,7 @@ def upscale_video(
     asked = Target(scale, options.size, options.fit)
     report = progress if isinstance(progress, Report) else Bar() if progress else Report()
     started = time.perf_counter()
+    check_names(source, target)
     source_path, target_path = Path(source), Path(target)
     suffix = ".y4m" if str(target) == "-" else target_path.suffix
     notes = _check(source_path, target_path, suffix)
@@ -173,6 +174,7 @@ def upscale_video(
         chosen = _choose(asked.factor_of(*upright), model, device, dtype)
         choose_tile(tile, chosen.device)
         plan = _plan(clip.format, suffix, asked, chosen, tile, options)
+        notes += _unheeded(clip, plan.written, suffix, options)
         for note in [*notes, *(f"left out of {source}: {what}" for what in clip.left_out)]:
             report.note(note)
         if suffix == ".y4m":
@@ -193,10 +195,22 @@ def upscale_video(
     return Written(target_path, width, height, count, time.perf_counter() - started)
 
 
+def _unheeded(clip: io.ClipReader, written: io.ClipFormat, suffix: str, options: VideoOptions) -> list[str]:
+    """Sentences on what was asked for, or belongs to the clip, and has no effect on what is written."""
+    notes = []
+    if options.rate != VideoOptions.rate and not isinstance(clip, io.FolderReader):
+        notes.append("the clip has a frame rate of its own; --rate is for pictures")
+    if written.aspect is not None and suffix != ".y4m" and suffix.lower() not in io.VIDEO_SUFFIXES:
+        shape = f"{written.aspect.numerator}:{written.aspect.denominator}"
+        notes.append(f"pictures cannot say that their pixels are not square ({shape})")
+    return notes
+
+
 def _run_job(
     job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions, report: Report
 ) -> list[str]:
     """Make the segments that are missing and join them all; what stops it says how to go on. See _assemble."""
+    joining = False
     try:
         if job.frames:
             report.note(f"going on after {job.frames} frames")
@@ -204,29 +218,40 @@ def _run_job(
         report.begin(_label(source), clip.frames, job.frames)
         icc = clip.icc if isinstance(clip, io.FolderReader) else None
         run_clip(clip, plan, segment_writer(job, plan, options.encoder, icc), report, job.state)
+        joining = True
         return _assemble(job, clip, source, plan, options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(job)) from None
-    except WorkError as error:
-        kept = _how_to_go_on(job)
-        raise WorkError(f"{error}; {kept}" if kept else str(error)) from None
+    except MsrError as error:
+        how = "; the same command with --resume goes on"
+        if isinstance(error, InputError | LastingError):  # not the same, then; and nothing helps what cannot be joined
+            how = f" in {job.folder}" if joining and isinstance(error, LastingError) else " for --resume"
+        kept = _how_to_go_on(job, how)
+        raise type(error)(f"{error}; {kept}" if kept else str(error)) from None
 
 
 def _label(source: Path) -> str:
     return "standard input" if str(source) == "-" else source.name
 
 
-def _how_to_go_on(job: Job) -> str:
-    return f"{job.frames} frames are done and kept; the same command with --resume goes on" if job.segments else ""
+def _how_to_go_on(job: Job, how: str = "; the same command with --resume goes on") -> str:
+    return f"{job.frames} frames are done and kept{how}" if job.segments else ""
 
 
 def _assemble(job: Job, clip: io.ClipReader, source: Path, plan: Plan, options: VideoOptions) -> list[str]:
     """Join the segments under the output's name; sentences on what was left out."""
     if job.target.suffix.lower() in io.VIDEO_SUFFIXES:
         origin = source if isinstance(clip, io.VideoReader) else None
-        part = options.start, options.duration
-        return io.assemble(job.target, job.finished(), origin, plan.written, start=part[0], duration=part[1])
-    io.join_folders(job.target, job.finished())
+        return io.assemble(
+            job.target,
+            job.finished(),
+            origin,
+            plan.written,
+            start=options.start,
+            duration=options.duration,
+            folder=job.folder,
+        )
+    io.join_folders(job.target, job.finished(), job.folder)
     return []
 
 
@@ -244,6 +269,8 @@ def _plan(
     written = io.output_format(source, *stored, options.encoder, suffix)
     if written.display_matrix is None and source.display_matrix is not None:
         written = io.output_format(source, *wanted, options.encoder, suffix)
+        if source.turns % 2 and written.aspect is not None:
+            written = dataclasses.replace(written, aspect=1 / written.aspect)
     if asked.size is not None:
         written = dataclasses.replace(written, aspect=_aspect(source, stored, written))
     return Plan(chosen, written, stored, tile, options.cuts, options.segment)
@@ -287,6 +314,16 @@ def _facts(source: Path, plan: Plan, asked: Target, options: VideoOptions) -> di
     }
 
 
+def check_names(source: str | Path, target: str | Path) -> None:
+    """Refuse what is no name of a file or folder, and pipes that are closed."""
+    if not str(source):
+        raise InputError("the input has no name; a clip, a folder, a pattern or - is expected")
+    if str(target) != "-" and not Path(target).name:
+        raise InputError(f"the output '{target}' has no name; a new file or folder, a pattern or - is expected")
+    if str(target) == "-" and sys.stdout is None:
+        raise InputError("the standard output is closed")
+
+
 def _check(source: Path, target: Path, suffix: str) -> list[str]:
     """Refuse what cannot work before anything is read; sentences on what cannot go along."""
     plain = str(source) == "-" or source.is_dir() or io.is_pattern(source)
@@ -296,7 +333,9 @@ def _check(source: Path, target: Path, suffix: str) -> list[str]:
         io.check_output(target, [] if str(source) == "-" else [source])
         if not suffix and target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} exists; a folder of frames is written to a new or empty one")
-        if suffix and not io.is_pattern(target):
+        if io.is_pattern(target):
+            io.check_free(target, sorted(job_folder(target).glob("[0-9]*.mkv")))
+        elif suffix:
             io.check_video_suffix(target)
             if target.is_dir():
                 raise InputError(f"{target} is a folder; a file name is expected")

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,38 @@ def test_what_does_not_fit_is_said_before_any_work(tmp_path: Path) -> None:
     assert notes[1] == "pictures and y4m hold no other streams: aac audio, aac audio left out"
 
 
+def test_a_stream_that_no_container_takes_is_left_out(tmp_path: Path) -> None:
+    source = make(tmp_path, "two-audio-mp4")
+    data = source.read_bytes()
+    for box, other in ((b"mp4a", b"apac"), (b"esds", b"dapa")):  # Apple's spatial sound, which FFmpeg does not know
+        at = data.rindex(box)
+        data = data[:at] + other + data[at + 4 :]
+    source.write_bytes(data)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        said = ["no container can hold the unknown audio (stream 2); it is left out"]
+        assert passed(source, tmp_path / f"b{suffix}")[1] == said
+    with pytest.raises(InputError, match=r"the aac audio \(stream 1\) of .*; choose \.mkv"):
+        check_container(source, ".webm")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_data_that_a_container_takes_and_cannot_read_is_left_out(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.ts"
+    with av.open(str(make(tmp_path, "plain"))) as old, av.open(str(source), "w") as new:
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        data = new.add_mux_stream("timed_id3")
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                new.mux(packet)
+        tag = av.Packet(b"ID3\4\0\0\0\0\0\x17TIT2\0\0\0\x0d\0\0\3hello world\0")
+        tag.pts = tag.dts = 0
+        tag.time_base, tag.stream = Fraction(1, 1000), data
+        new.mux(tag)
+    said = f"{suffix} cannot hold the data of stream 1 (timed_id3 data); it is left out"
+    assert passed(source, tmp_path / f"b{suffix}")[1] == [said]
+
+
 def test_tags_that_only_their_writer_knows_are_kept(tmp_path: Path) -> None:
     source = tmp_path / "a.mp4"
     with (
@@ -309,3 +343,112 @@ def test_what_a_muxer_drops_without_a_word_is_said(tmp_path: Path) -> None:
     _, notes = passed(source, tmp_path / "b.mov")
     assert notes == ["the container cannot say that the language of stream 2 is zza"]
     assert {row.what for row in audit(source, tmp_path / "b.mov") if row.verdict == "lost"} == {"language of audio 2"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_whose_times_go_back_is_put_in_order(tmp_path: Path, suffix: str) -> None:
+    """Blocks 6 and 9 of the sound claim the time of one that is long past, and of the one before."""
+    source = write(tmp_path / "a.mkv", Recipe(".mkv", audio=(("eng", 0),)))
+    with av.open(str(source)) as container:
+        times = [packet.dts for packet in container.demux(audio=0) if packet.size]
+    data, blocks = source.read_bytes(), []
+    for found in re.finditer(rb"\xa3[\x40-\xff][\x00-\xff]?\x82(..)\x80", data, re.DOTALL):
+        blocks.append(found.start(1))
+    assert len(blocks) == len(times)
+    for index, time in ((6, times[3]), (9, times[8])):
+        base = int.from_bytes(data[blocks[0] : blocks[0] + 2], "big", signed=True) - times[0]
+        data = data[: blocks[index]] + (base + time).to_bytes(2, "big") + data[blocks[index] + 2 :]
+    source.write_bytes(data)
+    _, notes = passed(source, tmp_path / f"b{suffix}")
+    moved = 1 if suffix == ".mkv" else 2  # Matroska takes the same time twice
+    assert [f"times of the aac audio (stream 1) repeat or go back ({moved} of them)" in note for note in notes] == [
+        True
+    ]
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        after = [packet.dts * packet.time_base for packet in container.demux(audio=0) if packet.size]
+    assert after == sorted(after)
+    starts = after[0] - Fraction(times[0], 1000)
+    for index, time in enumerate(times):
+        assert abs(after[index] - starts - Fraction(time, 1000)) <= (
+            Fraction(1, 40) if index == 9 else Fraction(3, 1000)
+        )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_is_cut_off_stays_cut_off(tmp_path: Path, suffix: str) -> None:
+    """An edit list begins 0.12 s into both tracks, as phones trim clips."""
+    source = write(tmp_path / "a.mp4", Recipe(frames=25, audio=(("eng", 0),)))
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    data, at = bytearray(source.read_bytes()), 0
+    for scale in (12800, 48000):
+        at = data.index(b"elst", at) + 12
+        length, begin = struct.unpack_from(">Ii", data, at)
+        struct.pack_into(">Ii", data, at, length - 240000 * 12 // 100, begin + scale * 12 // 100)
+    source.write_bytes(data)
+    with av.open(str(source)) as container:
+        hidden = sum(packet.is_discard for packet in container.demux(audio=0))
+    frames, _ = passed(source, tmp_path / f"b{suffix}")
+    assert (hidden, len(frames)) == (6, 22)
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        # Two packets lead the decoder in.
+        assert [bytes(packet) for packet in container.demux(audio=0) if packet.size] == packets[hidden - 2 :]
+    assert worst(audit(source, tmp_path / f"b{suffix}")) != "lost"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_clip_that_begins_after_an_hour(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(make(tmp_path, "chapters-mkv"))) as old, av.open(str(source), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        new.set_chapters([{**chapter, "start": chapter["start"] + 3600 * 10**9, "end": chapter["end"] + 3600 * 10**9}
+                          for chapter in old.chapters()])  # fmt: skip
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts += 3_600_000
+                packet.dts = None if packet.dts is None else packet.dts + 3_600_000
+                packet.stream = copy
+                new.mux(packet)
+    frames, _ = passed(source, tmp_path / f"b{suffix}")
+    assert frames[0].pts * frames[0].format.time_base == 3600
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        begin = 3600 if suffix == ".mkv" else 0
+        assert next(container.decode(video=0)).time == begin
+        assert container.chapters()[1]["start"] * container.chapters()[1]["time_base"] == begin + Fraction(48, 100)
+    kept = {row.what for row in audit(source, tmp_path / f"b{suffix}") if row.verdict == "kept"}
+    assert {"frames", "times of the frames"} <= kept
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_lines_that_overlap_begin_when_they_did(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "a.mkv"
+    lines = [(100, 500, "long"), (300, 100, "short"), (700, 100, "late")]
+    with av.open(str(make(tmp_path, "chapters-mkv"))) as old, av.open(str(source), "w") as new:
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        text = new.add_mux_stream("subrip")
+        text.time_base = Fraction(1, 1000)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                new.mux(packet)
+        for begin, length, words in lines:
+            packet = av.Packet(words.encode())
+            packet.pts = packet.dts = begin
+            packet.duration, packet.time_base, packet.stream = length, Fraction(1, 1000), text
+            new.mux(packet)
+    _, notes = passed(source, tmp_path / f"b{suffix}")
+    assert (
+        f"lines of the srt subtitle (stream 1) end where the next begins (1 of them): {suffix} shows no two at once"
+        in notes
+    )
+    with av.open(str(tmp_path / f"b{suffix}")) as container:
+        shown = [
+            (
+                packet.pts * packet.time_base * 1000,
+                packet.duration * packet.time_base * 1000,
+                bytes(packet)[2:].decode(),
+            )
+            for packet in container.demux(subtitles=0)
+            if packet.size > 2
+        ]
+    assert shown == [(100, 200, "long"), (300, 100, "short"), (700, 100, "late")]

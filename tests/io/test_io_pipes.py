@@ -87,6 +87,17 @@ def test_y4m_says_where_chroma_lies(location: str) -> None:
     assert Y4mReader(file).format.chroma_location == location
 
 
+@pytest.mark.parametrize(
+    ("words", "full"),
+    [("Cmono", True), ("Cmono XCOLORRANGE=LIMITED", False), ("C420", False), ("C420 XCOLORRANGE=FULL", True)],
+)
+def test_the_range_that_y4m_means(tmp_path: Path, words: str, full: bool) -> None:
+    data = f"YUV4MPEG2 W4 H4 F25:1 {words}\n".encode() + b"FRAME\n" + bytes(24 if "420" in words else 16)
+    (tmp_path / "a.y4m").write_bytes(data)
+    with Y4mReader(io.BytesIO(data)) as ours, VideoReader(tmp_path / "a.y4m") as theirs:
+        assert ours.format.full_range is theirs.format.full_range is full
+
+
 def test_what_ffmpeg_writes_as_y4m_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.y4m"
     with av.open(str(path), "w", format="yuv4mpegpipe") as out:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from clips import Recipe, make, write
+from passing import passed
 
 from msr.errors import InputError
 from msr.io import Finding, VideoReader, audit, worst
@@ -185,6 +186,24 @@ def test_what_is_no_clip_cannot_be_audited(tmp_path: Path) -> None:
         audit(make(tmp_path, "one"), tmp_path / "words.mp4")
     with pytest.raises(InputError, match=r"none\.mp4"):
         audit(tmp_path / "none.mp4", make(tmp_path, "one"))
+
+
+def test_frames_that_are_never_shown_are_not_missed(tmp_path: Path) -> None:
+    """A broadcast that begins in the middle: nothing before its second key frame can be decoded."""
+    source = write(tmp_path / "a.ts", Recipe(frames=20, options=(("g", "10"),)))
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = source.read_bytes()
+    source.write_bytes(data[: 188 * 3] + data[places[4] :])  # the tables that say what is in it come first
+    frames, _ = passed(source, tmp_path / "b.mkv")
+    assert len(frames) == 10
+    rows = {row.what: (row.before, row.verdict) for row in audit(source, tmp_path / "b.mkv")}
+    assert (rows["frames"], rows["times of the frames"][1]) == (("10", "kept"), "kept")
+
+
+def test_a_clip_too_small_to_be_deinterlaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", Recipe(".mkv", frames=2, size=(2, 2), codec="ffv1"))
+    assert worst(audit(path, path)) == "kept"
 
 
 def test_interlaced_and_damaged_clips_can_be_audited(tmp_path: Path) -> None:

@@ -197,6 +197,23 @@ def test_half_a_folder_of_frames_is_not_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("codec", "tag", "full"),
+    [("ffv1", 0, True), ("ffv1", 1, False), ("ffv1", 2, True), ("libx264", 0, False), ("libx264", 2, True)],
+)
+def test_gray_without_a_tag_is_that_of_pictures(tmp_path: Path, codec: str, tag: int, full: bool) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "gray"
+        stream.codec_context.color_range = tag
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64), 8, np.uint8), format="gray")
+        frame.color_range = tag
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    with VideoReader(tmp_path / "a.mkv") as clip:
+        assert clip.format.full_range is full
+
+
+@pytest.mark.parametrize(
     ("name", "full", "value"), [("gray", False, 235), ("gray", True, 255), ("gray10le", False, 940)]
 )
 def test_gray_is_expanded_by_its_range(name: str, full: bool, value: int) -> None:

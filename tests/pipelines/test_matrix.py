@@ -72,3 +72,12 @@ def test_a_stretched_clip_is_shown_in_its_old_shape(tmp_path: Path) -> None:
     msr.upscale_video(source, tmp_path / "b.mp4", model=Identity(), options=VideoOptions(size=(96, 48)))
     with io.open_clip(tmp_path / "b.mp4") as clip:
         assert (clip.format.width, clip.format.height, clip.format.aspect) == (96, 48, Fraction(2, 3))
+
+
+def test_the_shape_of_pixels_turns_with_a_picture_that_is_set_upright(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    source = clips.write(tmp_path / "a.mp4", clips.Recipe(frames=1, rotation=90, aspect=Fraction(3, 2)))
+    msr.upscale_video(source, "-", model=Identity())
+    head = capfdbinary.readouterr().out.split(b"\n", 1)[0]
+    assert head.split()[1:6] == [b"W48", b"H64", b"F25:1", b"Ip", b"A2:3"]

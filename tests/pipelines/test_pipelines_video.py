@@ -146,6 +146,25 @@ def test_a_folder_of_frames_in_and_out(tmp_path: Path) -> None:
     assert not (tmp_path / "half").exists()
 
 
+@pytest.mark.parametrize("source", ["p/%02d.png", "p", "a.mp4"])
+def test_a_pattern_replaces_no_picture(tmp_path: Path, source: str) -> None:
+    clip(tmp_path / "a.mp4", 3)
+    (tmp_path / "p").mkdir()
+    for index in range(7, 9):
+        write_image(tmp_path / "p" / f"{index:02d}.png", picture())
+    before = {path: path.read_bytes() for path in (tmp_path / "p").iterdir()}
+    with pytest.raises(InputError, match=r"07\.png exists; pictures are written to names that are free"):
+        msr.upscale_video(tmp_path / source, tmp_path / "p" / "%02d.png", model=weights(tmp_path, "image", scale=2))
+    assert {path: path.read_bytes() for path in (tmp_path / "p").iterdir()} == before
+
+
+def test_a_folder_whose_name_holds_a_number_sign(tmp_path: Path) -> None:
+    clip(tmp_path / "a.mp4", 1)
+    msr.upscale_video(tmp_path / "a.mp4", tmp_path / "shots%d", model=weights(tmp_path, "image", scale=2))
+    assert [path.name for path in (tmp_path / "shots%d").iterdir()] == ["000000.png"]
+    assert not (tmp_path / "000000.png").exists()
+
+
 def test_ten_bits_and_uneven_times_go_through(tmp_path: Path) -> None:
     shown = [0, 300, 400, 1000]
     recipe = Recipe(".mkv", 4, pix_fmt="yuv420p10le", times=tuple(shown), base=Fraction(1, 3000), matrix=1)

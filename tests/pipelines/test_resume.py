@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from made import clip, weights
+from clips import Recipe, truncate, write
+from made import clip, picture, weights
 
 import msr
-from msr.errors import InputError, WorkError
-from msr.io import EncoderSettings
-from msr.pipelines import VideoOptions
+from msr.cli import main
+from msr.errors import InputError, LastingError, WorkError
+from msr.io import EncoderSettings, write_image
+from msr.pipelines import VideoOptions, preview_video
 from msr.pipelines.job import Job, job_folder
 from msr.pipelines.progress import Report
 
@@ -109,8 +112,10 @@ def test_what_was_asked_must_be_the_same(stock: Path, tmp_path: Path) -> None:
             stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, WorkError("the lamp went out"))
         )
     other = options(resume=True, encoder=EncoderSettings(crf=30))
-    with pytest.raises(InputError, match=r"cannot go on with .*: encoder was .*crf=None.* and is now .*crf=30"):
+    with pytest.raises(InputError, match=r"cannot go on with .*b\.mp4: encoder was crf=None and is now crf=30; ask"):
         msr.upscale_video(stock / "a.mp4", target, model=model, options=other)
+    with pytest.raises(InputError, match=r"written as was width=128 and is now width=100; ask"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True, size=(100, 60)))
     assert (job_folder(target) / "000000.mkv").exists()
     (job_folder(target) / "journal.json").write_text("{")
     with pytest.raises(InputError, match=r"journal\.json cannot be used"):
@@ -137,6 +142,39 @@ def test_stopped_while_all_is_joined(stock: Path, tmp_path: Path, monkeypatch: p
     else:
         assert decoded(target) == decoded(stock / "whole.mp4")
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b"])
+def test_killed_while_all_is_joined(stock: Path, tmp_path: Path, name: str) -> None:
+    program = (
+        "import os, signal, sys; import msr.io.frames, msr.io.packets; from msr.cli import main\n"
+        "killed = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "msr.io.packets.Joined.packets = msr.io.frames._link = killed\n"
+        "main(sys.argv[1:])"
+    )
+    model, target = str(stock / "tiny-video.safetensors"), tmp_path / name
+    words = ["video", str(stock / "a.mp4"), "-o", str(target), "--model", model, "-q"]
+    assert subprocess.run([sys.executable, "-c", program, *words], env=ENVIRONMENT, timeout=PATIENCE).returncode == -9
+    assert list(tmp_path.iterdir()) == [job_folder(target)]
+    assert main([*words, "--resume"]) == 0
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_segments_that_are_damaged_promise_nothing(stock: Path, tmp_path: Path) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            stock / "a.mp4", target, model=model, options=options(), progress=Stop(10, KeyboardInterrupt())
+        )
+    segment = job_folder(target) / "000000.mkv"
+    segment.write_bytes(segment.read_bytes()[:-50])
+    with pytest.raises(
+        LastingError, match=r"000000\.mkv is no segment .*; 14 frames are done and kept in .*\.b\.mp4\.msr$"
+    ):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
+    segment.unlink()
+    with pytest.raises(LastingError, match=r"000000\.mkv is missing; 14 frames are done and kept in .*\.b\.mp4\.msr$"):
+        msr.upscale_video(stock / "a.mp4", target, model=model, options=options(resume=True))
 
 
 def test_a_folder_that_is_removed_by_half_names_no_segments(
@@ -181,6 +219,47 @@ def test_a_clip_that_is_damaged_in_the_middle(stock: Path, tmp_path: Path) -> No
     source.write_bytes(good)
     with pytest.raises(InputError, match="source was"):
         msr.upscale_video(source, target, model=model, options=options(resume=True))
+
+
+def test_damage_is_passed_over_where_a_run_goes_on(stock: Path, tmp_path: Path) -> None:
+    source, target, model = tmp_path / "a.mkv", tmp_path / "b.mkv", stock / "tiny-video.safetensors"
+    truncate(clip(source, 14, codec="ffv1"))
+    with pytest.raises(
+        LastingError, match=r"; --keep-going passes over it; [369] frames are done and kept for --resume$"
+    ):
+        msr.upscale_video(source, target, model=model, options=options())
+    msr.upscale_video(source, target, model=model, options=options(resume=True, keep_going=True))
+    msr.upscale_video(source, tmp_path / "whole.mkv", model=model, options=options(keep_going=True))
+    assert decoded(target) == decoded(tmp_path / "whole.mkv")
+
+
+def test_interlaced_frames_that_come_late(stock: Path, tmp_path: Path) -> None:
+    """Ten progressive frames, then ten interlaced ones: a run goes on with deinterlacing, and not without again."""
+    source, target, model = tmp_path / "a.ts", tmp_path / "b.mkv", stock / "tiny-video.safetensors"
+    for name, interlaced in (("p", False), ("i", True)):
+        write(tmp_path / f"{name}.h264", Recipe(frames=10, interlaced=interlaced, options=(("bf", "0"),)))
+    with av.open(str(source), "w") as out:
+        stream, count = None, 0
+        for name in ("p", "i"):
+            with av.open(str(tmp_path / f"{name}.h264")) as part:
+                stream = stream or out.add_stream_from_template(part.streams.video[0], opaque=True)
+                for packet in part.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = count
+                        packet.time_base, packet.stream, count = Fraction(1, 25), stream, count + 1
+                        out.mux(packet)
+    with pytest.raises(
+        InputError, match=r"is interlaced \(frame 10\); --deinterlace .*; [369] frames are done and kept for"
+    ):
+        msr.upscale_video(source, target, model=model, options=options())
+    again = options(resume=True, deinterlace=True)
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(source, target, model=model, options=again, progress=Stop(6, KeyboardInterrupt()))
+    with pytest.raises(InputError, match="deinterlace was True and is now False"):
+        msr.upscale_video(source, target, model=model, options=options(resume=True))
+    msr.upscale_video(source, target, model=model, options=again)
+    msr.upscale_video(source, tmp_path / "whole.mkv", model=model, options=options(deinterlace=True))
+    assert decoded(target) == decoded(tmp_path / "whole.mkv")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
@@ -230,6 +309,70 @@ def test_pictures_are_resumed_too(stock: Path, tmp_path: Path) -> None:
     names = [path.name for path in sorted(target.iterdir())]
     assert names == [f"{index:06d}.png" for index in range(14)]
     assert [(target / name).read_bytes() for name in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
+
+
+def stopped_on_pictures(folder: Path, source: str, target: Path, model: Path) -> None:
+    (folder / "in").mkdir()
+    for index in range(6):
+        write_image(folder / "in" / f"{index}.png", picture(seed=index))
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            folder / source, target, model=model, options=options(), progress=Stop(5, KeyboardInterrupt())
+        )
+
+
+@pytest.mark.parametrize("source", ["in", "in/%d.png"])
+def test_pictures_that_were_replaced(stock: Path, tmp_path: Path, source: str) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "b.mkv"
+    stopped_on_pictures(tmp_path, source, target, model)
+    write_image(tmp_path / "in" / "3.png", picture(seed=9))
+    with pytest.raises(InputError, match=r"source was .* of \d+ bytes and is now .* of \d+ bytes; ask"):
+        msr.upscale_video(tmp_path / source, target, model=model, options=options(resume=True))
+
+
+@pytest.mark.parametrize("source", ["in", "in/%d.png"])
+def test_an_output_among_the_pictures(stock: Path, tmp_path: Path, source: str) -> None:
+    model, target = stock / "tiny-video.safetensors", tmp_path / "in" / "b.mkv"
+    stopped_on_pictures(tmp_path, source, target, model)
+    (tmp_path / "in" / ".#lock").symlink_to("nothing")
+    assert msr.upscale_video(tmp_path / source, target, model=model, options=options(resume=True)).frames == 6
+
+
+def test_a_preview_that_was_killed_is_made_anew(stock: Path, tmp_path: Path) -> None:
+    model = stock / "tiny-video.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(
+            stock / "a.mp4",
+            tmp_path / "b.preview.mp4",
+            model=model,
+            options=options(),
+            progress=Stop(9, KeyboardInterrupt()),
+        )
+    assert job_folder(tmp_path / "b.preview.mp4").exists()
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        preview_video(stock / "a.mp4", tmp_path / "b.mp4", 0.4, model=model, progress=Stop(9, KeyboardInterrupt()))
+    assert not list(tmp_path.iterdir())
+    preview_video(stock / "a.mp4", tmp_path / "b.mp4", 0.1, model=model)
+    assert {path.name for path in tmp_path.iterdir()} == {"b.preview.mp4", "b.preview.png"}
+
+
+def test_a_picture_that_appeared_meanwhile_is_not_replaced(stock: Path, tmp_path: Path) -> None:
+    target, asked = tmp_path / "%06d.png", {"model": stock / "tiny-video.safetensors"}
+    with pytest.raises(KeyboardInterrupt):
+        msr.upscale_video(stock / "a.mp4", target, **asked, options=options(), progress=Stop(10, KeyboardInterrupt()))  # type: ignore[arg-type]
+    # Killed while it joined: one of the pictures is in its place already, and does not stand in the way.
+    os.link(job_folder(target) / "000000.mkv" / "000001.png", tmp_path / "000001.png")
+
+    class Meanwhile(Report):
+        def advance(self) -> None:
+            (tmp_path / "000005.png").write_bytes(b"mine")
+
+    with pytest.raises(InputError, match=r"000005\.png exists.*; 14 frames are done and kept"):
+        msr.upscale_video(stock / "a.mp4", target, **asked, options=options(resume=True), progress=Meanwhile())  # type: ignore[arg-type]
+    assert (tmp_path / "000005.png").read_bytes() == b"mine"
+    (tmp_path / "000005.png").unlink()
+    msr.upscale_video(stock / "a.mp4", target, **asked, options=options(resume=True))  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 14
 
 
 @pytest.fixture
