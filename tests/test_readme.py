@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from msr.cli import _parser
+from msr.commands import make_parser
 from msr.train.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ for document in (README, (ROOT / "docs" / "figures.md").read_text(), (ROOT / "do
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_the_arguments_that_msr_takes(command: str) -> None:
-    options = _parser().parse_args(shlex.split(command)[1:])
+    options = make_parser().parse_args(shlex.split(command)[1:])
     assert callable(options.run)
 
 
