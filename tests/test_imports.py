@@ -1,4 +1,4 @@
-"""Imports point one way: ops <- nn <- models <- pipelines <- commands <- cli; io stands apart, train is above the first."""
+"""Imports point one way: ops <- nn <- models <- pipelines <- commands <- cli; io stands apart, train above models."""
 
 import ast
 from pathlib import Path
