@@ -133,7 +133,7 @@ class OpContract:
         return torch._C._dispatch_has_kernel_for_dispatch_key(f"msr::{cls.name}", device.type.upper())
 
     def one_is_enough(self, sample: Sample, device: torch.device) -> None:
-        """Skip what PyTorch does around an op but for one sample where no kernel is: with kernels it is done for all."""
+        """Skip what PyTorch does around an op but for one sample where no kernel is; with kernels all are tried."""
         if not self.has_kernel(device) and sample is not next(iter(self.samples.values())):
             pytest.skip("no kernel here, and another sample was tried")
 
