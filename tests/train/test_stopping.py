@@ -44,6 +44,15 @@ def test_an_interrupt_keeps_what_was_learnt(number: signal.Signals, tmp_path: Pa
     assert curve(output)[-1]["step"] == reached >= 1
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGINT as it is in a terminal: a shell that starts the tests in the background would have them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_second_interrupt_stops_within_the_step(tmp_path: Path) -> None:
     trainer = Trainer(config("image", photo_folder(tmp_path / "photos"), tmp_path / "a.safetensors"))
 
