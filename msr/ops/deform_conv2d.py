@@ -45,7 +45,8 @@ def deform_conv2d(
         outside is 0, as is one at a NaN or infinite position; its offset and mask have a zero gradient. Positions and
         sums are float32, or float64 where `input` is; where a CPU multiplies bfloat16, samples of it are rounded to it.
         `offset` and `mask` may have any of the dtypes above. Under autocast `input`, `weight` and `bias` take its
-        dtype, the others keep theirs. Differentiable once, in all tensors.
+        dtype, the others keep theirs. Differentiable once, in all tensors. On a CPU, NaN and infinite values of `input`
+        may reach groups beside their own, and those of `mask` count outside of the image, too.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
